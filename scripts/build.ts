@@ -1,0 +1,55 @@
+/**
+ * Bundles the product into `dist/`: one entry, split where a command is imported on demand, so that an agent never
+ * loads what only the controller needs (a test holds that against the bundle's own metadata, `dist/meta.json`).
+ */
+import { rm, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { build, type Plugin } from "esbuild"
+
+const root = fileURLToPath(new URL("..", import.meta.url))
+const outdir = join(root, "dist")
+
+/** The package declares no `sideEffects`, though it has none: without this every generated API (678 KB) comes along. */
+const clientNodeIsPure: Plugin = {
+  name: "client-node-is-pure",
+  setup(builder) {
+    builder.onResolve({ filter: /.*/ }, async (args) => {
+      if (args.pluginData === "resolved" || args.kind === "entry-point") return undefined
+      const inside =
+        args.resolveDir.includes("@kubernetes/client-node") || args.path.startsWith("@kubernetes/client-node")
+      if (!inside) return undefined
+      const result = await builder.resolve(args.path, {
+        resolveDir: args.resolveDir,
+        importer: args.importer,
+        kind: args.kind,
+        pluginData: "resolved"
+      })
+      return { ...result, sideEffects: false }
+    })
+  }
+}
+
+await rm(outdir, { recursive: true, force: true })
+const result = await build({
+  entryPoints: { stoker: join(root, "src/main.ts") },
+  outdir,
+  bundle: true,
+  splitting: true,
+  format: "esm",
+  platform: "node",
+  target: "node22.19",
+  minify: true,
+  keepNames: true,
+  sourcemap: "linked",
+  metafile: true,
+  legalComments: "none",
+  logLevel: "warning",
+  chunkNames: "chunks/[name]-[hash]",
+  // Some dependencies are CommonJS and call `require` for Node's own modules.
+  banner: {
+    js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);'
+  },
+  plugins: [clientNodeIsPure]
+})
+await writeFile(join(outdir, "meta.json"), JSON.stringify(result.metafile))

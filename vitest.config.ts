@@ -1,0 +1,11 @@
+import { defineConfig } from "vitest/config"
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    // Real processes are started by many tests; two cores bear two files at a time.
+    maxWorkers: 2,
+    testTimeout: 30_000,
+    hookTimeout: 120_000
+  }
+})
