@@ -1,0 +1,57 @@
+/**
+ * ConfigMap `stoker-status-{cr}`: one key a gateway pod, a report by its agent.
+ * Reports of the Go agent lack `observedRevision` and `podUID`, and their key is the gateway's name.
+ */
+import { Option, Schema } from "effect"
+
+const count = Schema.optionalKey(Schema.Int)
+const text = Schema.optionalKey(Schema.String)
+
+export const Report = Schema.Struct({
+  syncStatus: Schema.Literals(["Pending", "Synced", "Error"]),
+  syncedCommit: text,
+  syncedRef: text,
+  /** RFC 3339. */
+  lastSyncTime: text,
+  /** Go duration, e.g. `142ms`. */
+  lastSyncDuration: text,
+  agentVersion: text,
+  lastScanResult: text,
+  filesChanged: count,
+  projectsSynced: Schema.optionalKey(Schema.Array(Schema.String)),
+  errorMessage: text,
+  profileName: text,
+  dryRun: Schema.optionalKey(Schema.Boolean),
+  dryRunDiffAdded: count,
+  dryRunDiffModified: count,
+  dryRunDiffDeleted: count,
+  designerSessionsBlocked: Schema.optionalKey(Schema.Boolean),
+  /** Paused by `spec.paused` or its profile: the files are left as they are. */
+  paused: Schema.optionalKey(Schema.Boolean),
+  /** `revision` of the metadata that the report answers to. */
+  observedRevision: text,
+  podUID: text
+})
+export type Report = typeof Report.Type
+
+const Json = Schema.fromJsonString(Report)
+export const decode = Schema.decodeUnknownOption(Json)
+export const encode = Schema.encodeSync(Json)
+
+/** The report of a pod in the map's data: under the pod's name, else (Go agent) under the gateway's. */
+export const find = (
+  data: Readonly<Record<string, string>>,
+  pod: { readonly podName: string; readonly gatewayName: string }
+): Option.Option<Report> => decode(data[pod.podName]).pipe(Option.orElse(() => decode(data[pod.gatewayName])))
+
+/** Whether a gateway has what the metadata says. Reports without revision and UID (Go agents) count by their commit. */
+export const countsAsSynced = (
+  report: Report,
+  wanted: { readonly revision: string; readonly commit: string; readonly podUID: string }
+): boolean => {
+  if (report.syncStatus !== "Synced" || report.dryRun === true || report.paused === true) return false
+  if (report.podUID !== undefined && report.podUID !== wanted.podUID) return false
+  return report.observedRevision === undefined
+    ? report.syncedCommit === wanted.commit
+    : report.observedRevision === wanted.revision
+}

@@ -1,0 +1,321 @@
+/**
+ * Requests to a GatewaySync by annotation, and who wins. Pure: the receiver asks {@link decide} what a delivery writes,
+ * the controller asks {@link inForce} which ref to follow and {@link isHandled} whether the remote must be asked.
+ *
+ * Two kinds of request. A *promotion* (a published release, Argo CD, Kargo, a person) moves the GatewaySync to a ref and
+ * overrides `spec.git.ref` until that catches up or is edited to something else. A *push* only wakes those that follow
+ * the pushed ref; which commit that is, only the remote can say.
+ */
+import { Glob, Option, Schema } from "effect"
+import * as GitRef from "./GitRef.ts"
+import { request as keys } from "./Names.ts"
+
+export const Sender = Schema.Literals([
+  "github",
+  "argocd",
+  "kargo",
+  "generic",
+  "gitlab",
+  "bitbucket",
+  "gitea",
+  "azure-devops"
+])
+export type Sender = typeof Sender.Type
+
+/** An override of `spec.git.ref`: the `requested-*` annotations. Only `ref` is sure to be there (kubectl may set it). */
+export interface Override {
+  readonly ref: string
+  /** RFC 3339, UTC. */
+  readonly at?: string
+  readonly by?: string
+  readonly commit?: string
+  readonly id?: string
+  /** The `spec.git.ref` that it overrides. */
+  readonly over?: string
+}
+
+/** Annotation `stoker.io/pushed`: the last push that woke the GatewaySync. */
+export const Pushed = Schema.Struct({
+  ref: Schema.NonEmptyString,
+  kind: Schema.Literals(["branch", "tag"]),
+  before: Schema.optionalKey(Schema.String),
+  after: Schema.optionalKey(Schema.String),
+  at: Schema.String,
+  by: Schema.String,
+  id: Schema.NonEmptyString
+})
+export type Pushed = typeof Pushed.Type
+
+/** One handled delivery: the sender's id and, for releases, a digest of the body (the id is outside the signature). */
+const Handled = Schema.Struct({ id: Schema.String, digest: Schema.optionalKey(Schema.String) })
+type Handled = typeof Handled.Type
+
+/** How many deliveries are remembered. */
+export const rememberedDeliveries = 32
+
+const PushedJson = Schema.fromJsonString(Pushed)
+const DeliveriesJson = Schema.fromJsonString(Schema.Array(Handled))
+const decodePushed = Schema.decodeUnknownOption(PushedJson)
+const encodePushed = Schema.encodeSync(PushedJson)
+const decodeDeliveries = Schema.decodeUnknownOption(DeliveriesJson)
+const encodeDeliveries = Schema.encodeSync(DeliveriesJson)
+
+export type Annotations = Readonly<Record<string, string>>
+
+const optional = <K extends string>(key: K, value: string | undefined): { readonly [P in K]?: string } =>
+  (value === undefined || value === "" ? {} : { [key]: value }) as { readonly [P in K]?: string }
+
+/** The override that the annotations hold, in force or not. */
+export const override = (annotations: Annotations): Override | undefined => {
+  const ref = annotations[keys.ref]
+  if (ref === undefined || ref === "") return undefined
+  return {
+    ref,
+    ...optional("at", annotations[keys.at]),
+    ...optional("by", annotations[keys.by]),
+    ...optional("commit", annotations[keys.commit]),
+    ...optional("id", annotations[keys.id]),
+    ...optional("over", annotations[keys.over])
+  }
+}
+
+/** The last push; none also when the annotation does not decode, since somebody else may write there. */
+export const pushed = (annotations: Annotations): Pushed | undefined =>
+  Option.getOrUndefined(decodePushed(annotations[keys.pushed]))
+
+const deliveries = (annotations: Annotations): ReadonlyArray<Handled> =>
+  Option.getOrElse(decodeDeliveries(annotations[keys.deliveries]), () => [])
+
+// Who wins ------------------------------------------------------------------------------------------------------------
+
+/** The ref to follow, and what must be done to the annotations. */
+export interface InForce {
+  readonly ref: string
+  /** The override, while it is in force. */
+  readonly request?: Override
+  /**
+   * - `adopt`: set by hand, so `requested-over` and `requested-id` are missing: the controller adds them;
+   * - `ended`: `spec.git.ref` was edited after the request: the newest writer wins, the override is removed;
+   * - `caughtUp`: `spec.git.ref` says the same now: the override is removed once `spec.git.ref` itself resolves.
+   */
+  readonly then?: "adopt" | "ended" | "caughtUp"
+}
+
+export const inForce = (annotations: Annotations, specRef: string): InForce => {
+  const request = override(annotations)
+  if (request === undefined) return { ref: specRef }
+  if (GitRef.sameVersion(request.ref, specRef)) return { ref: request.ref, request, then: "caughtUp" }
+  if (request.over === undefined || request.id === undefined) return { ref: request.ref, request, then: "adopt" }
+  if (request.over !== specRef) return { ref: specRef, then: "ended" }
+  return { ref: request.ref, request }
+}
+
+// Handled or not ------------------------------------------------------------------------------------------------------
+
+const Fingerprint = Schema.fromJsonString(
+  Schema.Struct({
+    ref: Schema.optionalKey(Schema.String),
+    id: Schema.optionalKey(Schema.String),
+    pushed: Schema.optionalKey(Schema.String)
+  })
+)
+const decodeFingerprint = Schema.decodeUnknownOption(Fingerprint)
+const encodeFingerprint = Schema.encodeSync(Fingerprint)
+
+const marks = (annotations: Annotations) => {
+  const request = override(annotations)
+  return {
+    ...optional("ref", request?.ref),
+    ...optional("id", request?.id),
+    ...optional("pushed", pushed(annotations)?.id)
+  }
+}
+
+/** `status.lastHandledRequest`: which requests these annotations hold. Compact JSON, equal for equal requests. */
+export const fingerprint = (annotations: Annotations): string => encodeFingerprint(marks(annotations))
+
+/** Whether every request that the annotations hold is one that `status.lastHandledRequest` knows. */
+export const isHandled = (annotations: Annotations, lastHandled: string | undefined): boolean => {
+  const handled = Option.getOrElse(decodeFingerprint(lastHandled), () => ({}) as ReturnType<typeof marks>)
+  const now = marks(annotations)
+  return (
+    (now.ref === undefined || (now.ref === handled.ref && now.id === handled.id)) &&
+    (now.pushed === undefined || now.pushed === handled.pushed)
+  )
+}
+
+// What a delivery writes ----------------------------------------------------------------------------------------------
+
+interface Delivered {
+  readonly by: Sender
+  /** The sender's id of the delivery; a repeated one is a duplicate. */
+  readonly id?: string
+}
+
+/** Moves a GatewaySync to a ref. `ref` is legal (`GitRef.validate`). */
+export interface Promotion extends Delivered {
+  readonly _tag: "Promotion"
+  readonly ref: string
+  readonly commit?: string
+  readonly prerelease?: boolean
+  /** Digest of a release's body. */
+  readonly digest?: string
+}
+
+/** Wakes those that follow `ref`. */
+export interface Push extends Delivered {
+  readonly _tag: "Push"
+  readonly ref: string
+  readonly kind: "branch" | "tag"
+  readonly before?: string
+  readonly after?: string
+}
+
+export type Delivery = Promotion | Push
+
+/** What is known of the GatewaySync that a delivery is for. */
+export interface Target {
+  readonly annotations: Annotations
+  readonly specRef: string
+  /** `spec.webhook.refs`. */
+  readonly refs?: ReadonlyArray<string>
+  /** `spec.webhook.prereleases`. */
+  readonly prereleases: boolean
+  readonly lastHandledRequest?: string
+  readonly lastSyncRef?: string
+  readonly lastSyncRefKind?: GitRef.Kind
+  /** Every gateway has what was last handled. */
+  readonly synced: boolean
+}
+
+export type Decision =
+  | {
+      readonly _tag: "Write"
+      /** For a JSON merge patch of `metadata.annotations`: null removes. */
+      readonly annotations: Readonly<Record<string, string | null>>
+      readonly message?: string
+    }
+  | { readonly _tag: "NotForUs"; readonly reason: string }
+
+export interface Stamp {
+  /** Now: RFC 3339, UTC. */
+  readonly at: string
+  /** A unique id, for a delivery whose sender gives none. */
+  readonly freshId: string
+  readonly traceparent?: string
+}
+
+const notForUs = (reason: string): Decision => ({ _tag: "NotForUs", reason })
+
+const remember = (annotations: Annotations, handled: Handled): string =>
+  encodeDeliveries([...deliveries(annotations).filter(({ id }) => id !== handled.id), handled].slice(-rememberedDeliveries))
+
+const isRepeated = (annotations: Annotations, delivery: Delivery): boolean =>
+  deliveries(annotations).some(
+    (handled) =>
+      handled.id === delivery.id ||
+      (delivery._tag === "Promotion" && delivery.digest !== undefined && handled.digest === delivery.digest)
+  )
+
+const decidePromotion = (delivery: Promotion, target: Target, stamp: Stamp): Decision => {
+  const { annotations, refs } = target
+  if (refs !== undefined && !refs.some((glob) => Glob.match(Glob.make(glob, { dot: true }), delivery.ref))) {
+    return notForUs(`the ref "${delivery.ref}" is none of spec.webhook.refs (${refs.join(", ")})`)
+  }
+  if (delivery.prerelease === true && !target.prereleases) {
+    return notForUs(`"${delivery.ref}" is a prerelease; spec.webhook.prereleases lets those through`)
+  }
+  const current = inForce(annotations, target.specRef)
+  const sameRef = current.request?.ref === delivery.ref
+  const repeated = isRepeated(annotations, delivery)
+  const pending = !target.synced || !isHandled(annotations, target.lastHandledRequest)
+  if (repeated && !(sameRef && pending)) {
+    return notForUs(`this delivery was already handled${delivery.id === undefined ? "" : ` (id ${delivery.id})`}`)
+  }
+  const seen =
+    delivery.id === undefined
+      ? {}
+      : {
+          [keys.deliveries]: remember(annotations, {
+            id: delivery.id,
+            ...(delivery.digest === undefined ? {} : { digest: delivery.digest })
+          })
+        }
+  const renewed = {
+    [keys.commit]: delivery.commit ?? null,
+    // A repeated delivery must differ from what was handled, or nobody would wake.
+    [keys.id]: repeated ? stamp.freshId : (delivery.id ?? stamp.freshId),
+    [keys.traceparent]: stamp.traceparent ?? null,
+    ...seen
+  }
+  if (sameRef) return { _tag: "Write", annotations: renewed, message: "ref already set" }
+  return {
+    _tag: "Write",
+    annotations: {
+      ...renewed,
+      [keys.ref]: delivery.ref,
+      [keys.at]: stamp.at,
+      [keys.by]: delivery.by,
+      [keys.over]: target.specRef
+    }
+  }
+}
+
+const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
+  const { annotations } = target
+  const { ref } = inForce(annotations, target.specRef)
+  if (ref !== delivery.ref) {
+    return notForUs(`a push to ${delivery.kind} "${delivery.ref}", but this GatewaySync follows "${ref}"`)
+  }
+  const kind = target.lastSyncRef === ref ? target.lastSyncRefKind : undefined
+  if (kind !== undefined && kind !== delivery.kind) {
+    return notForUs(`a push to ${delivery.kind} "${delivery.ref}", but this GatewaySync follows the ${kind} of that name`)
+  }
+  const repeated = isRepeated(annotations, delivery)
+  const pending = !target.synced || !isHandled(annotations, target.lastHandledRequest)
+  if (repeated && !(pushed(annotations)?.id === delivery.id && pending)) {
+    return notForUs(`this delivery was already handled (id ${delivery.id})`)
+  }
+  return {
+    _tag: "Write",
+    annotations: {
+      [keys.pushed]: encodePushed({
+        ref: delivery.ref,
+        kind: delivery.kind,
+        ...(delivery.before === undefined ? {} : { before: delivery.before }),
+        ...(delivery.after === undefined ? {} : { after: delivery.after }),
+        at: stamp.at,
+        by: delivery.by,
+        id: repeated ? stamp.freshId : (delivery.id ?? stamp.freshId)
+      }),
+      [keys.traceparent]: stamp.traceparent ?? null,
+      ...(delivery.id === undefined ? {} : { [keys.deliveries]: remember(annotations, { id: delivery.id }) })
+    },
+    ...(repeated ? { message: "this push is already known; asking the remote again" } : {})
+  }
+}
+
+/** What a delivery writes on a GatewaySync, or why it writes nothing. */
+export const decide = (delivery: Delivery, target: Target, stamp: Stamp): Decision =>
+  delivery._tag === "Promotion" ? decidePromotion(delivery, target, stamp) : decidePush(delivery, target, stamp)
+
+/** The annotations after a decision: for deliveries that are merged into one patch. */
+export const after = (annotations: Annotations, patch: Readonly<Record<string, string | null>>): Annotations =>
+  Object.fromEntries(
+    Object.entries({ ...annotations, ...patch }).filter((entry): entry is [string, string] => entry[1] !== null)
+  )
+
+/**
+ * The JSON Patch that removes an override, and nothing that came meanwhile: `test` on ref and id fails (422) when a
+ * webhook has written since, and then the truth is looked at again.
+ */
+export const removal = (annotations: Annotations): ReadonlyArray<Readonly<Record<string, string>>> => {
+  const path = (key: string) => `/metadata/annotations/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`
+  const tests = [keys.ref, keys.id]
+    .filter((key) => annotations[key] !== undefined)
+    .map((key) => ({ op: "test", path: path(key), value: annotations[key]! }))
+  const removes = [keys.ref, keys.at, keys.by, keys.commit, keys.id, keys.over]
+    .filter((key) => annotations[key] !== undefined)
+    .map((key) => ({ op: "remove", path: path(key) }))
+  return [...tests, ...removes]
+}
