@@ -208,7 +208,9 @@ export interface Stamp {
 const notForUs = (reason: string): Decision => ({ _tag: "NotForUs", reason })
 
 const remember = (annotations: Annotations, handled: Handled): string =>
-  encodeDeliveries([...deliveries(annotations).filter(({ id }) => id !== handled.id), handled].slice(-rememberedDeliveries))
+  encodeDeliveries(
+    [...deliveries(annotations).filter(({ id }) => id !== handled.id), handled].slice(-rememberedDeliveries)
+  )
 
 const isRepeated = (annotations: Annotations, delivery: Delivery): boolean =>
   deliveries(annotations).some(
@@ -269,7 +271,9 @@ const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
   }
   const kind = target.lastSyncRef === ref ? target.lastSyncRefKind : undefined
   if (kind !== undefined && kind !== delivery.kind) {
-    return notForUs(`a push to ${delivery.kind} "${delivery.ref}", but this GatewaySync follows the ${kind} of that name`)
+    return notForUs(
+      `a push to ${delivery.kind} "${delivery.ref}", but this GatewaySync follows the ${kind} of that name`
+    )
   }
   const repeated = isRepeated(annotations, delivery)
   const pending = !target.synced || !isHandled(annotations, target.lastHandledRequest)
