@@ -98,15 +98,15 @@ export interface InForce {
    * - `ended`: `spec.git.ref` was edited after the request: the newest writer wins, the override is removed;
    * - `caughtUp`: `spec.git.ref` says the same now: the override is removed once `spec.git.ref` itself resolves.
    */
-  readonly then?: "adopt" | "ended" | "caughtUp"
+  readonly fate?: "adopt" | "ended" | "caughtUp"
 }
 
 export const inForce = (annotations: Annotations, specRef: string): InForce => {
   const request = override(annotations)
   if (request === undefined) return { ref: specRef }
-  if (GitRef.sameVersion(request.ref, specRef)) return { ref: request.ref, request, then: "caughtUp" }
-  if (request.over === undefined || request.id === undefined) return { ref: request.ref, request, then: "adopt" }
-  if (request.over !== specRef) return { ref: specRef, then: "ended" }
+  if (GitRef.sameVersion(request.ref, specRef)) return { ref: request.ref, request, fate: "caughtUp" }
+  if (request.over === undefined || request.id === undefined) return { ref: request.ref, request, fate: "adopt" }
+  if (request.over !== specRef) return { ref: specRef, fate: "ended" }
   return { ref: request.ref, request }
 }
 
