@@ -1,6 +1,8 @@
 /**
  * Where the API server is and how we show who we are: the Pod's ServiceAccount, or a kubeconfig file.
  */
+import type { OutgoingHttpHeaders } from "node:http"
+import type { RequestOptions } from "node:https"
 import { Config, Context, Duration, Effect, FileSystem, Layer, Option, Redacted, Schema } from "effect"
 
 /** There is no usable configuration. Stop: nothing can be done before a person mends it. */
@@ -86,17 +88,17 @@ export class KubeConfig extends Context.Service<
       if (cluster === null) return yield* failed("it names no current cluster")
       const options = Effect.tryPromise({
         try: async () => {
-          const applied: HttpsOptions = {}
+          const applied: RequestOptions = {}
           await config.applyToHTTPSOptions(applied)
           return applied
         },
         catch: failed
       })
       const first = yield* options
-      const pem = (value: HttpsOptions["ca"]) => (value === undefined ? undefined : String(value))
+      const pem = (value: unknown) => (value === undefined ? undefined : String(value))
       const [authorization, renew] = yield* options.pipe(
         Effect.map((applied) => {
-          const header = applied.headers?.["Authorization"]
+          const header = (applied.headers as OutgoingHttpHeaders | undefined)?.["Authorization"]
           return header === undefined ? Option.none() : Option.some(Redacted.make(String(header)))
         }),
         Effect.catch((error) => Effect.as(Effect.logWarning(error.message), Option.none<Redacted.Redacted>())),
@@ -127,12 +129,4 @@ export class KubeConfig extends Context.Service<
       return Option.isSome(host) ? KubeConfig.layerInCluster : KubeConfig.layerKubeconfig
     })
   )
-}
-
-/** The part of Node's https options that the library fills in. */
-interface HttpsOptions {
-  ca?: string | Buffer | Array<string | Buffer>
-  cert?: string | Buffer
-  key?: string | Buffer
-  headers?: Record<string, unknown>
 }

@@ -1,0 +1,182 @@
+/**
+ * A queue of keys for a controller: level-based, so a key says only "look again".
+ *
+ * *Guarantees.* Never two runs of one key at once. A key added while it waits keeps its earliest due time. A key added
+ * while it runs is run once more right after: never dropped, never parallel. The delay that a run asks for competes with
+ * new adds; the earliest wins.
+ */
+import { Clock, Duration, Effect, FiberSet, Latch, Semaphore } from "effect"
+
+/** Delays are clamped to this: a later look is none, and timers overflow beyond. */
+export const longestDelay = Duration.days(1)
+
+export interface AddOptions {
+  readonly after?: Duration.Duration
+  /** Why, in a word; the first reason of those that were merged is kept. */
+  readonly reason?: string
+}
+
+export interface Job<K> {
+  readonly key: K
+  readonly reason: string
+  /** How long it was due before it ran. */
+  readonly waited: Duration.Duration
+}
+
+export interface WorkQueue<K> {
+  readonly add: (key: K, options?: AddOptions) => Effect.Effect<void>
+  /**
+   * Runs jobs, at most `concurrency` at once, until interrupted; then no new job starts and the running ones get
+   * `drain` to finish. The worker's answer is the delay after which to look again, or undefined to wait for an add.
+   */
+  readonly run: <R>(
+    worker: (job: Job<K>) => Effect.Effect<Duration.Duration | undefined, never, R>,
+    options: { readonly concurrency: number; readonly drain: Duration.Duration }
+  ) => Effect.Effect<never, never, R>
+  /** Keys that wait (due or not), and keys that run. */
+  readonly size: Effect.Effect<{ readonly waiting: number; readonly running: number }>
+}
+
+interface Waiting {
+  readonly due: number
+  readonly reason: string
+  readonly order: number
+}
+
+export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueue<K>> {
+  const wake = yield* Latch.make(false)
+  /** A key waits, runs, or (added while it runs) both. */
+  const waiting = new Map<K, Waiting>()
+  const running = new Set<K>()
+  const heap = new Heap<K>()
+  let order = 0
+
+  const schedule = (key: K, due: number, reason: string) => {
+    const known = waiting.get(key)
+    if (known !== undefined && known.due <= due) return
+    const entry = { due, reason: known?.reason ?? reason, order: order++ }
+    waiting.set(key, entry)
+    // A running key enters the heap when it is done.
+    if (!running.has(key)) heap.push(key, entry)
+  }
+
+  const add = (key: K, options: AddOptions = {}) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      schedule(key, now + delayMillis(options.after), options.reason ?? "changed")
+      return wake.open
+    })
+
+  /** The next due job, or how long until there may be one. */
+  const poll = (now: number): Job<K> | number => {
+    while (true) {
+      const top = heap.peek()
+      if (top === undefined) return Number.POSITIVE_INFINITY
+      // An entry that was replaced by an earlier one, or already taken.
+      if (waiting.get(top.key) !== top.entry || running.has(top.key)) {
+        heap.pop()
+        continue
+      }
+      if (top.entry.due > now) return top.entry.due - now
+      heap.pop()
+      waiting.delete(top.key)
+      running.add(top.key)
+      return { key: top.key, reason: top.entry.reason, waited: Duration.millis(now - top.entry.due) }
+    }
+  }
+
+  const next: Effect.Effect<Job<K>> = Effect.gen(function* () {
+    while (true) {
+      wake.closeUnsafe()
+      const job = poll(yield* Clock.currentTimeMillis)
+      if (typeof job !== "number") return job
+      yield* Number.isFinite(job) ? Effect.raceFirst(wake.await, Effect.sleep(job)) : wake.await
+    }
+  })
+
+  const done = (key: K, after: Duration.Duration | undefined) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      running.delete(key)
+      const dirty = waiting.get(key)
+      if (dirty !== undefined) heap.push(key, dirty)
+      if (after !== undefined) schedule(key, now + delayMillis(after), "due")
+      return wake.open
+    })
+
+  const run = <R>(
+    worker: (job: Job<K>) => Effect.Effect<Duration.Duration | undefined, never, R>,
+    { concurrency, drain }: { readonly concurrency: number; readonly drain: Duration.Duration }
+  ): Effect.Effect<never, never, R> =>
+    Effect.gen(function* () {
+      const permits = yield* Semaphore.make(concurrency)
+      const fibers = yield* FiberSet.make<void>()
+      yield* Effect.addFinalizer(() => Effect.ignore(Effect.timeout(FiberSet.awaitEmpty(fibers), drain)))
+      while (true) {
+        yield* permits.take(1)
+        const job = yield* next
+        yield* worker(job).pipe(
+          // A defect must not take the key out of the queue for ever.
+          Effect.onExit((exit) => done(job.key, exit._tag === "Success" ? exit.value : Duration.seconds(30))),
+          Effect.ensuring(permits.release(1)),
+          Effect.asVoid,
+          FiberSet.run(fibers)
+        )
+      }
+    }).pipe(Effect.scoped)
+
+  return { add, run, size: Effect.sync(() => ({ waiting: waiting.size, running: running.size })) }
+})
+
+const delayMillis = (after: Duration.Duration | undefined): number =>
+  after === undefined ? 0 : Duration.toMillis(Duration.clamp(after, { minimum: Duration.zero, maximum: longestDelay }))
+
+/** A binary heap by due time, then by order of adding. Entries that are out of date are skipped by whoever pops them. */
+class Heap<K> {
+  readonly #items: Array<{ readonly key: K; readonly entry: Waiting }> = []
+
+  peek() {
+    return this.#items[0]
+  }
+
+  push(key: K, entry: Waiting) {
+    const items = this.#items
+    let at = items.push({ key, entry }) - 1
+    while (at > 0) {
+      const parent = (at - 1) >> 1
+      if (!this.#before(at, parent)) break
+      this.#swap(at, parent)
+      at = parent
+    }
+  }
+
+  pop() {
+    const items = this.#items
+    const top = items[0]
+    const last = items.pop()
+    if (last === undefined || items.length === 0) return top
+    items[0] = last
+    let at = 0
+    while (true) {
+      const left = at * 2 + 1
+      const right = left + 1
+      let least = at
+      if (left < items.length && this.#before(left, least)) least = left
+      if (right < items.length && this.#before(right, least)) least = right
+      if (least === at) return top
+      this.#swap(at, least)
+      at = least
+    }
+  }
+
+  #before(a: number, b: number): boolean {
+    const x = this.#items[a]!.entry
+    const y = this.#items[b]!.entry
+    return x.due < y.due || (x.due === y.due && x.order < y.order)
+  }
+
+  #swap(a: number, b: number) {
+    const items = this.#items
+    const held = items[a]!
+    items[a] = items[b]!
+    items[b] = held
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * Probes: what Kubernetes asks a process. Each check has a name and is asked anew at every probe.
+ *
+ * `/healthz` (liveness), `/readyz` (readiness), `/startupz` (startup): 200 `ok`, or 503 with a line for each check that
+ * fails: its name and what it waits for.
+ */
+import { Context, Effect, Layer, type Scope } from "effect"
+import { HttpRouter, HttpServerResponse } from "effect/http"
+
+export type Probe = "live" | "ready" | "startup"
+
+export class Health extends Context.Service<
+  Health,
+  {
+    /** Adds a check for as long as the scope lives. The check succeeds, or fails with what it waits for. */
+    readonly register: (
+      probe: Probe,
+      name: string,
+      check: Effect.Effect<void, string>
+    ) => Effect.Effect<void, never, Scope.Scope>
+    /** The checks of a probe that fail now, as `name: what it waits for`. */
+    readonly failing: (probe: Probe) => Effect.Effect<ReadonlyArray<string>>
+  }
+>()("stoker/telemetry/Health") {
+  static readonly layer = Layer.sync(Health, () => {
+    const checks = new Set<{
+      readonly probe: Probe
+      readonly name: string
+      readonly check: Effect.Effect<void, string>
+    }>()
+    return {
+      register: (probe, name, check) =>
+        Effect.asVoid(
+          Effect.acquireRelease(
+            Effect.sync(() => {
+              const entry = { probe, name, check }
+              checks.add(entry)
+              return entry
+            }),
+            (entry) => Effect.sync(() => checks.delete(entry))
+          )
+        ),
+      failing: (probe) =>
+        Effect.forEach(
+          Array.from(checks).filter((entry) => entry.probe === probe),
+          ({ check, name }) =>
+            check.pipe(
+              Effect.as([] as ReadonlyArray<string>),
+              Effect.catch((why) => Effect.succeed([`${name}: ${why}`]))
+            )
+        ).pipe(Effect.map((found) => found.flat()))
+    }
+  })
+
+  /** The three routes. */
+  static readonly routes = HttpRouter.use(
+    Effect.fnUntraced(function* (router) {
+      const health = yield* Health
+      const answer = (probe: Probe) =>
+        Effect.map(health.failing(probe), (failing) =>
+          failing.length === 0
+            ? HttpServerResponse.text("ok")
+            : HttpServerResponse.text(`${failing.join("\n")}\n`, { status: 503 })
+        )
+      yield* router.add("GET", "/healthz", answer("live"))
+      yield* router.add("GET", "/readyz", answer("ready"))
+      yield* router.add("GET", "/startupz", answer("startup"))
+    })
+  )
+}
