@@ -1,0 +1,166 @@
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Predicate from "effect/Predicate"
+import * as Redacted from "effect/Redacted"
+import * as Ref from "effect/Ref"
+import * as NodeHttp from "node:http"
+import * as NodeHttps from "node:https"
+import * as Credentials from "./Credentials.ts"
+import type { Remote } from "./GitCommand.ts"
+import { GitError, type Reason } from "./GitError.ts"
+
+export interface Request {
+  readonly method: "GET" | "POST"
+  readonly url: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly body?: Uint8Array | undefined
+}
+
+export interface Response {
+  readonly url: string
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: ReadonlyArray<Uint8Array>
+}
+
+/** Longest answer taken: a full ref advertisement of 20 000 refs is 1.6 MB. */
+const maxBody = 64 * 1024 * 1024
+const maxRedirects = 5
+
+/** Keep-alive connections, which end with the scope. */
+export const makeAgents = Effect.acquireRelease(
+  Effect.sync(() => {
+    // For idle sockets; a request has its own deadline. (Node's default agent cuts silent servers off after 5 s.)
+    const options = { keepAlive: true, timeout: Duration.toMillis("2 minutes") }
+    return { "http:": new NodeHttp.Agent(options), "https:": new NodeHttps.Agent(options) }
+  }),
+  (agents) =>
+    Effect.sync(() => {
+      agents["http:"].destroy()
+      agents["https:"].destroy()
+    })
+)
+
+export type Agents = Effect.Success<typeof makeAgents>
+
+/**
+ * The HTTP side of one conversation with a git server.
+ *
+ * Credentials go with the first request (no 401 round trip), and only to the URL's own origin. Redirects are followed
+ * on GET only, as git does, and the rest of the conversation goes where they led; with credentials never to another
+ * origin, from https never to http. An answer is read to its end before it is handed on: a cut one is an error, not a
+ * short one.
+ */
+export const conversation = Effect.fnUntraced(function* (agents: Agents, remote: Remote) {
+  const base = remote.url.href
+  const origin = new URL(base).origin
+  const authorization = Credentials.authorization(remote.credentials)
+  const ca = remote.credentials._tag === "Ssh" ? undefined : remote.credentials.ca
+  const fail = (reason: Reason) => new GitError({ repository: remote.url.display, reason })
+  const movedBase = yield* Ref.make(base)
+
+  const send = (url: URL, request: Request) =>
+    Effect.callback<Response, GitError>((resume) => {
+      const secure = url.protocol === "https:"
+      const options: NodeHttps.RequestOptions = {
+        method: request.method,
+        agent: agents[secure ? "https:" : "http:"],
+        headers: {
+          ...request.headers,
+          ...(request.body === undefined ? {} : { "content-length": request.body.length }),
+          ...(authorization !== undefined && url.origin === origin
+            ? { authorization: Redacted.value(authorization) }
+            : {})
+        },
+        ...(secure && ca !== undefined ? { ca } : {})
+      }
+      const onError = (error: unknown) => resume(Effect.fail(fail(reasonOf(error, url.host))))
+      const outgoing = (secure ? NodeHttps : NodeHttp).request(url, options, (incoming) => {
+        const body: Array<Uint8Array> = []
+        let size = 0
+        incoming.on("data", (chunk: Uint8Array) => {
+          size += chunk.length
+          body.push(chunk)
+          if (size > maxBody) incoming.destroy(new Error(`an answer of more than ${maxBody} bytes`))
+        })
+        incoming.on("error", onError)
+        incoming.on("end", () =>
+          resume(
+            Effect.succeed({
+              url: url.href,
+              status: incoming.statusCode ?? 0,
+              headers: Object.fromEntries(
+                Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const)
+              ),
+              body
+            })
+          )
+        )
+      })
+      outgoing.on("error", onError)
+      outgoing.end(request.body)
+      return Effect.sync(() => outgoing.destroy())
+    })
+
+  const follow = Effect.fnUntraced(function* (request: Request) {
+    const suffix = request.url.slice(base.length)
+    let url = new URL(request.url)
+    for (let hop = 0; hop <= maxRedirects; hop++) {
+      const response = yield* send(url, request)
+      const location = response.headers["location"]
+      if (response.status < 300 || response.status > 399 || location === undefined) return response
+      const target = URL.parse(location, url)
+      if (target === null || !target.href.endsWith(suffix)) {
+        return yield* fail({ _tag: "NotAGitServer", detail: "it redirects to another page, perhaps to log in" })
+      }
+      const to = target.href.slice(0, -suffix.length)
+      const leavesOrigin = authorization !== undefined && target.origin !== url.origin
+      if (leavesOrigin || (url.protocol === "https:" && target.protocol !== "https:")) {
+        return yield* fail({ _tag: "Moved", to: target.origin + target.pathname.replace(/\/info\/refs$/, "") })
+      }
+      yield* Ref.set(movedBase, to)
+      url = target
+    }
+    return yield* fail({ _tag: "NotAGitServer", detail: `more than ${maxRedirects} redirects` })
+  })
+
+  const exchange = (request: Request): Effect.Effect<Response, GitError> =>
+    request.method === "GET"
+      ? follow(request)
+      : Effect.flatMap(Ref.get(movedBase), (to) => send(new URL(to + request.url.slice(base.length)), request))
+
+  return exchange
+})
+
+const tlsCode = /^(?:ERR_TLS_|ERR_SSL_|CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|HOSTNAME_MISMATCH|EPROTO$)/
+
+/** What went wrong below HTTP. */
+const reasonOf = (error: unknown, host: string): Reason => {
+  const code = Predicate.hasProperty(error, "code") && typeof error.code === "string" ? error.code : ""
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN") return { _tag: "NoSuchHost", host }
+  if (code === "ECONNREFUSED") return { _tag: "Refused", host }
+  if (tlsCode.test(code)) return { _tag: "Tls", detail: code }
+  if (code.startsWith("HPE_")) return { _tag: "NotAGitServer", detail: "what answers is not HTTP" }
+  return { _tag: "Transport", detail: code === "" && error instanceof Error ? error.message : code }
+}
+
+/** The reason behind an HTTP status that is not 200. */
+export const reasonOfStatus = (status: number, retryAfter: string | undefined, remote: Remote): Reason => {
+  switch (status) {
+    // Azure DevOps says 203 with its login page.
+    case 203:
+    case 401:
+      return { _tag: "Unauthorized", sent: remote.credentials._tag === "Basic" ? "token" : "nothing" }
+    case 403:
+      return { _tag: "Forbidden" }
+    case 404:
+    case 410:
+      return { _tag: "RepositoryNotFound" }
+    case 429: {
+      const seconds = Number(retryAfter)
+      return { _tag: "RateLimited", ...(Number.isFinite(seconds) ? { retryAfterSeconds: seconds } : {}) }
+    }
+    default:
+      return { _tag: "Transport", detail: `HTTP ${status}` }
+  }
+}
