@@ -1,0 +1,356 @@
+import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
+import * as ByteSize from "effect/ByteSize"
+import * as Context from "effect/Context"
+import * as Data from "effect/Data"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Headers from "effect/http/Headers"
+import * as HttpClient from "effect/http/HttpClient"
+import type { HttpClientError } from "effect/http/HttpClientError"
+import * as HttpClientRequest from "effect/http/HttpClientRequest"
+import type { HttpClientResponse } from "effect/http/HttpClientResponse"
+import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Redacted from "effect/Redacted"
+import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
+import * as ApiToken from "./ApiToken.ts"
+import {
+  Commissioning,
+  ConnectionLost,
+  Forbidden,
+  GatewayError,
+  type GatewayErrorReason,
+  LockHeld,
+  LockTimeout,
+  NotFound,
+  NotRunning,
+  Redirect,
+  Refused,
+  ScanUnfinished,
+  Timeout,
+  TokenUnusable,
+  Unauthorized,
+  UnexpectedAnswer
+} from "./GatewayError.ts"
+import { fromStatusPing, GatewayState } from "./GatewayState.ts"
+
+/** The two halves of a gateway's files that are scanned on their own: `projects/` and `config/`. */
+export const ScanKind = Schema.Literals(["projects", "config"])
+export type ScanKind = typeof ScanKind.Type
+
+/** `lastScanTimestamp` in epoch milliseconds of the gateway's clock, `lastScanDuration` in milliseconds. */
+export const ScanState = Schema.Struct({
+  scanActive: Schema.Boolean,
+  lastScanTimestamp: Schema.Finite,
+  lastScanDuration: Schema.Finite
+})
+export type ScanState = typeof ScanState.Type
+
+/** A gateway without scan locks (`Unsupported`) is written and scanned without. */
+export type ScanLock = Data.TaggedEnum<{
+  Held: { readonly actor: string; readonly remaining: Duration.Duration }
+  Unsupported: {}
+}>
+export const ScanLock = Data.taggedEnum<ScanLock>()
+
+const text = Schema.optional(Schema.NullOr(Schema.String))
+
+/** A Designer session. `uptime` in milliseconds. */
+export const Designer = Schema.Struct({
+  id: Schema.String,
+  user: text,
+  project: text,
+  address: text,
+  timezone: text,
+  uptime: Schema.optional(Schema.NullOr(Schema.Finite))
+})
+export type Designer = typeof Designer.Type
+
+export const GatewayInfo = Schema.Struct({
+  name: Schema.String,
+  ignitionVersion: Schema.String,
+  edition: text,
+  deploymentMode: text,
+  redundancyRole: text,
+  hostname: text
+})
+export type GatewayInfo = typeof GatewayInfo.Type
+
+/** Deadlines: `request` for one request with its whole answer, `scan` from the scan's POST to its end. */
+export interface Deadlines {
+  readonly request: Duration.Input
+  readonly scan: Duration.Input
+}
+
+export const defaultDeadlines: Deadlines = { request: "5 seconds", scan: "5 minutes" }
+
+export interface Options {
+  /** As `http://localhost:8088`, without a path. */
+  readonly url: string
+  /** Run for every use; see `ApiToken.fromFile`. */
+  readonly token: Effect.Effect<ApiToken.ApiToken, TokenUnusable>
+  readonly deadlines?: Partial<Deadlines>
+}
+
+/** How long between two looks at a running scan: 10 ms at first, growing to half a second. */
+export const scanPolling = Schedule.min([Schedule.exponential("10 millis", 1.5), Schedule.spaced("500 millis")])
+
+/**
+ * The API of one Ignition gateway, as far as Stoker needs it.
+ *
+ * **Guarantees**: only 200 with the JSON of the route counts; redirects are never followed; every request ends
+ * within its deadline; the token is read for every request and is sent to the API routes only; each request carries
+ * the `traceparent` of its span.
+ *
+ * **Errors**: `GatewayError`, whose `reason` names cause and way out, and whose `next` says what follows from it.
+ * Nothing is tried twice here: who calls knows what else has to be done again.
+ */
+export class GatewayClient extends Context.Service<
+  GatewayClient,
+  {
+    /** What the gateway says of itself; never fails. */
+    readonly state: Effect.Effect<GatewayState>
+    /**
+     * Takes the scan lock: scans of this kind wait while it is held, so that none reads a half-written tree.
+     * There is no way to give it back: the next `requestScan` of this kind or the end of `holdTimeout` frees it.
+     * Both times are sent as whole seconds, rounded up.
+     */
+    readonly acquireScanLock: (
+      kind: ScanKind,
+      timeouts: { readonly acquireTimeout: Duration.Input; readonly holdTimeout: Duration.Input }
+    ) => Effect.Effect<ScanLock, GatewayError>
+    /** Asks for a scan and frees the lock. The answer means "taken", never "done". */
+    readonly requestScan: (kind: ScanKind) => Effect.Effect<ScanState, GatewayError>
+    readonly scanState: (kind: ScanKind) => Effect.Effect<ScanState, GatewayError>
+    /** Scans, and waits until a scan has ended that began after this call. */
+    readonly scan: (kind: ScanKind) => Effect.Effect<ScanState, GatewayError>
+    readonly designers: Effect.Effect<ReadonlyArray<Designer>, GatewayError>
+    readonly gatewayInfo: Effect.Effect<GatewayInfo, GatewayError>
+  }
+>()("stoker/ignition/GatewayClient") {
+  /** Needs an `HttpClient` that leaves redirects alone (Node's does, `fetch` does not). */
+  static readonly layerNoDeps = (options: Options): Layer.Layer<GatewayClient, never, HttpClient.HttpClient> =>
+    Layer.effect(GatewayClient, make(options))
+
+  /**
+   * On `node:http`. The gateway shares our pod and its certificate is self-signed, so TLS is not verified.
+   * Idle connections are closed by us after two seconds, before a gateway does it in the middle of a POST.
+   */
+  static readonly layer = (options: Options): Layer.Layer<GatewayClient> =>
+    GatewayClient.layerNoDeps(options).pipe(
+      Layer.provide(NodeHttpClient.layerNodeHttpOptions({ keepAlive: true, timeout: 2_000, rejectUnauthorized: false }))
+    )
+}
+
+const api = "/data/api/v1"
+const maxAnswer = ByteSize.mebibytes(4)
+
+const decoder = <S extends Schema.Constraint>(schema: S) => Schema.decodeUnknownEffect(Schema.fromJsonString(schema))
+const decodeScanState = decoder(ScanState)
+const decodeLock = decoder(Schema.Struct({ actor: Schema.String, remaining: Schema.Finite }))
+const decodeDesigners = decoder(Schema.Struct({ items: Schema.Array(Designer) }))
+const decodeInfo = decoder(GatewayInfo)
+
+const make = Effect.fnUntraced(function* (options: Options) {
+  const deadlines = { ...defaultDeadlines, ...options.deadlines }
+  const scanDeadline = Duration.fromInputUnsafe(deadlines.scan)
+  const requestDeadline = Duration.fromInputUnsafe(deadlines.request)
+  const secure = options.url.startsWith("https:")
+  const client = (yield* HttpClient.HttpClient).pipe(
+    HttpClient.mapRequest(HttpClientRequest.prependUrl(options.url)),
+    // The connection is given up with the scope, so that an answer nobody reads does not hold it.
+    HttpClient.withScope
+  )
+
+  /** One request, whole answer, one deadline. The body is read only for 200; of others it is never looked at. */
+  const exchange = (request: HttpClientRequest.HttpClientRequest, deadline: Duration.Duration) =>
+    client.execute(request).pipe(
+      Effect.flatMap((response) =>
+        response.status === 200
+          ? Effect.map(response.text, (body) => ({ response, body }))
+          : Effect.succeed({ response, body: "" })
+      ),
+      Effect.scoped,
+      Effect.provideService(HttpIncomingMessage.MaxBodySize, maxAnswer),
+      Effect.updateService(Headers.CurrentRedactedNames, (names) => [...names, ApiToken.headerName]),
+      Effect.mapError(transportReason),
+      Effect.timeoutOrElse({
+        duration: deadline,
+        orElse: () => new Timeout({ after: Duration.toMillis(deadline) })
+      })
+    )
+
+  const failed = (request: HttpClientRequest.HttpClientRequest, reason: GatewayErrorReason) =>
+    new GatewayError({ gateway: options.url, request: `${request.method} ${request.url}`, reason })
+
+  const ask = Effect.fnUntraced(
+    function* (request: HttpClientRequest.HttpClientRequest, deadline: Duration.Duration) {
+      const token = yield* options.token
+      const { body, response } = yield* exchange(
+        HttpClientRequest.setHeader(request, ApiToken.headerName, Redacted.value(token.header)),
+        deadline
+      )
+      const reason = refusal(response, token.name, secure)
+      if (reason !== undefined) return yield* reason
+      return body
+    },
+    (effect, request) => Effect.mapError(effect, (reason) => failed(request, reason))
+  )
+
+  const askFor = Effect.fnUntraced(function* <A>(
+    request: HttpClientRequest.HttpClientRequest,
+    decode: (body: string) => Effect.Effect<A, Schema.SchemaError>,
+    deadline: Duration.Duration = requestDeadline
+  ) {
+    const body = yield* ask(request, deadline)
+    return yield* Effect.mapError(decode(body), () =>
+      failed(request, new UnexpectedAnswer({ status: 200, detail: "the body is not the JSON of this route" }))
+    )
+  })
+
+  const state = exchange(HttpClientRequest.get("/StatusPing"), requestDeadline).pipe(
+    Effect.flatMap(({ body, response }) =>
+      response.status === 200
+        ? fromStatusPing(body)
+        : Effect.succeed(GatewayState.Unknown({ text: `StatusPing answered ${response.status}` }))
+    ),
+    Effect.catch((reason) =>
+      Effect.succeed(
+        reason._tag === "Refused"
+          ? GatewayState.Down()
+          : GatewayState.Unknown({ text: `StatusPing: ${reason.message}` })
+      )
+    )
+  )
+
+  const scanState = (kind: ScanKind) => askFor(HttpClientRequest.get(`${api}/scan/${kind}`), decodeScanState)
+  const requestScan = (kind: ScanKind) => askFor(HttpClientRequest.post(`${api}/scan/${kind}`), decodeScanState)
+
+  const holder = (kind: ScanKind) =>
+    Effect.option(askFor(HttpClientRequest.get(`${api}/scan-lock/${kind}`), decodeLock))
+
+  const acquireScanLock = Effect.fn("scan-lock")(
+    function* (
+      kind: ScanKind,
+      timeouts: { readonly acquireTimeout: Duration.Input; readonly holdTimeout: Duration.Input }
+    ) {
+      yield* Effect.annotateCurrentSpan({ "gateway.scan.kind": kind })
+      const request = HttpClientRequest.post(`${api}/scan-lock/${kind}`).pipe(
+        HttpClientRequest.bodyJsonUnsafe({
+          acquireTimeout: wholeSeconds(timeouts.acquireTimeout),
+          holdTimeout: wholeSeconds(timeouts.holdTimeout)
+        })
+      )
+      const deadline = Duration.sum(Duration.seconds(wholeSeconds(timeouts.acquireTimeout)), requestDeadline)
+      const lock = yield* askFor(request, decodeLock, deadline)
+      return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
+    },
+    Effect.catchReason("GatewayError", "NotFound", () => Effect.succeed<ScanLock>(ScanLock.Unsupported())),
+    (effect, kind) =>
+      Effect.catchReason(effect, "GatewayError", "LockHeld", (_, error) =>
+        Effect.flatMap(
+          holder(kind),
+          (lock) =>
+            new GatewayError({
+              gateway: error.gateway,
+              request: error.request,
+              reason: new LockHeld(Option.getOrElse(lock, () => ({})))
+            })
+        )
+      )
+  )
+
+  const scanOnce = Effect.fnUntraced(function* (kind: ScanKind, before: number) {
+    const ended = (scan: ScanState) => !scan.scanActive && scan.lastScanTimestamp > before
+    const answer = yield* requestScan(kind)
+    if (ended(answer)) return answer
+    return yield* scanState(kind).pipe(
+      Effect.repeat({ schedule: scanPolling, until: ended }),
+      Effect.timeoutOrElse({
+        duration: scanDeadline,
+        orElse: () =>
+          new GatewayError({
+            gateway: options.url,
+            request: `scan of ${kind}`,
+            reason: new ScanUnfinished({ after: Duration.toMillis(scanDeadline) })
+          })
+      })
+    )
+  })
+
+  const scan = Effect.fn("scan")(function* (kind: ScanKind) {
+    yield* Effect.annotateCurrentSpan({ "gateway.scan.kind": kind })
+    const before = yield* scanState(kind)
+    const scanned = yield* scanOnce(kind, before.lastScanTimestamp)
+    // A POST joins a running scan, and that one may have passed our files before they were there: once more.
+    return before.scanActive ? yield* scanOnce(kind, scanned.lastScanTimestamp) : scanned
+  })
+
+  const designers = askFor(HttpClientRequest.get(`${api}/designers`), decodeDesigners).pipe(
+    Effect.map((list) => list.items),
+    Effect.withSpan("designers")
+  )
+
+  const gatewayInfo = askFor(HttpClientRequest.get(`${api}/gateway-info`), decodeInfo).pipe(
+    Effect.withSpan("gateway-info")
+  )
+
+  return GatewayClient.of({ state, acquireScanLock, requestScan, scanState, scan, designers, gatewayInfo })
+})
+
+const wholeSeconds = (duration: Duration.Input) => Math.max(1, Math.ceil(Duration.toSeconds(duration)))
+
+const NodeCode = Schema.Struct({ code: Schema.String })
+const hasCode = Schema.is(NodeCode)
+
+// The library's error holds the whole request, token included: only Node's error code leaves here.
+const transportReason = (error: HttpClientError): ConnectionLost | Refused | UnexpectedAnswer => {
+  if (error.reason._tag === "InvalidUrlError") {
+    return new UnexpectedAnswer({ status: 0, detail: "the gateway's address is not a URL" })
+  }
+  const cause = error.cause
+  if (Predicate.isTagged(cause, "MaxBytesError")) {
+    return new UnexpectedAnswer({ status: 200, detail: "the body is larger than any answer of this route" })
+  }
+  const code = hasCode(cause) ? cause.code : "unknown"
+  return code === "ECONNREFUSED" ? new Refused() : new ConnectionLost({ code })
+}
+
+/** Why an answer does not count, or undefined for 200. */
+const refusal = (response: HttpClientResponse, tokenName: string, secure: boolean): GatewayErrorReason | undefined => {
+  const { status } = response
+  if (status === 200) return undefined
+  if (status >= 300 && status < 400) return redirect(response)
+  switch (status) {
+    case 401:
+      return new Unauthorized({ tokenName })
+    case 402:
+      return new UnexpectedAnswer({ status, detail: "the gateway's licence or trial does not allow it" })
+    case 403:
+      return new Forbidden({ tokenName, secure })
+    case 404:
+      return new NotFound()
+    case 408:
+      return new LockTimeout()
+    case 409:
+      return new LockHeld({})
+    case 503:
+      return new NotRunning()
+    default:
+      return new UnexpectedAnswer({ status, detail: "only 200 counts" })
+  }
+}
+
+const redirect = (response: HttpClientResponse): Commissioning | Redirect => {
+  const location = Option.getOrUndefined(
+    Option.flatMap(Option.fromNullishOr(response.headers["location"]), (location) =>
+      Option.fromNullishOr(URL.parse(location, response.url))
+    )
+  )
+  return location?.pathname.startsWith("/welcome") === true
+    ? new Commissioning()
+    : new Redirect({ status: response.status, host: location?.host ?? "an unknown host" })
+}

@@ -1,0 +1,46 @@
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+
+/**
+ * What a gateway says of itself, by `GET /StatusPing`.
+ *
+ * - `Down`: the connection is refused, no gateway process listens. Files may be written freely.
+ * - `Starting`, `Stopping`, `Faulted`: a gateway process runs, its API does not answer.
+ * - `Commissioning`: waits for its set-up pages; it also says RUNNING, but with details.
+ * - `Running`: the only state in which a scan is worth asking for.
+ * - `Unknown`: something answers (or hangs) in a way that is none of these; `text` says how.
+ */
+export type GatewayState = Data.TaggedEnum<{
+  Down: {}
+  Starting: {}
+  Commissioning: {}
+  Running: {}
+  Faulted: {}
+  Stopping: {}
+  Unknown: { readonly text: string }
+}>
+
+export const GatewayState = Data.taggedEnum<GatewayState>()
+
+const StatusPing = Schema.fromJsonString(
+  Schema.Struct({ state: Schema.String, details: Schema.optional(Schema.NullOr(Schema.String)) })
+)
+
+const decode = Schema.decodeUnknownEffect(StatusPing)
+
+/** Reads the body of a `StatusPing` answer; what cannot be read is `Unknown`, never an error. */
+export const fromStatusPing = (body: string): Effect.Effect<GatewayState> =>
+  decode(body).pipe(
+    Effect.map((ping) => fromPing(ping.state, ping.details ?? "")),
+    Effect.orElseSucceed(() => GatewayState.Unknown({ text: "StatusPing answered something other than its JSON" }))
+  )
+
+const fromPing = (state: string, details: string): GatewayState => {
+  if (state === "RUNNING" && details === "") return GatewayState.Running()
+  if (state === "RUNNING" && details === "COMMISSIONING") return GatewayState.Commissioning()
+  if (state === "STARTING") return GatewayState.Starting()
+  if (state === "FAULTED") return GatewayState.Faulted()
+  if (state === "STOPPING") return GatewayState.Stopping()
+  return GatewayState.Unknown({ text: details === "" ? state : `${state} (${details})` })
+}
