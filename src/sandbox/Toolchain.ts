@@ -199,7 +199,7 @@ export class Toolchain extends Context.Service<
             Effect.map((code) => code === 0),
             Effect.orElseSucceed(() => false)
           )
-          if (!hasGo) return yield* new WayFailed({ why: "build from Go modules: there is no go on PATH" })
+          if (!hasGo) return yield* new WayFailed({ why: "there is no go on PATH" })
           const folder = yield* scratch(tool)
           const keepLock = yield* withBuildLock(tool)
           const inTheMeantime = yield* Effect.option(fromCache(tool))
