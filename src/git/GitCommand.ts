@@ -214,8 +214,6 @@ const baseEnvironment = {
   GIT_CONFIG_NOSYSTEM: "1",
   GIT_CONFIG_GLOBAL: "/dev/null",
   GIT_PROTOCOL_FROM_USER: "0",
-  // A missing object is an answer; git must not fetch it by itself, one request each.
-  GIT_NO_LAZY_FETCH: "1",
   GIT_OPTIONAL_LOCKS: "0",
   LC_ALL: "C"
 }
@@ -272,7 +270,7 @@ const collect = <E>(stream: Stream.Stream<Uint8Array, E>, limit: number) =>
   ).pipe(Effect.map(({ chunks }) => Buffer.concat(chunks)))
 
 /** The last 8 KiB: git says what was wrong at the end. */
-const collectTail = <E>(stream: Stream.Stream<Uint8Array, E>) =>
+export const collectTail = <E>(stream: Stream.Stream<Uint8Array, E>) =>
   stream.pipe(
     Stream.decodeText,
     Stream.runFold(
@@ -319,11 +317,15 @@ const patterns: ReadonlyArray<readonly [RegExp, (match: RegExpExecArray, remote:
   ],
   [/timed out|Operation too slow/i, () => ({ _tag: "Timeout", seconds: 0 })],
   [
+    /[^\n]*(?:No space left on device|Read-only file system|quota exceeded|Too many open files|Permission denied)[^\n]*/i,
+    ([detail]) => ({ _tag: "Command", detail: shorten(detail) })
+  ],
+  [
     /[^\n]*(?:RPC failed|hung up|early EOF|disconnect|Connection reset|returned error: \d+|invalid index-pack output|unable to access)[^\n]*/i,
     ([detail]) => ({ _tag: "Transport", detail: shorten(detail) })
   ],
   [
-    /[^\n]*(?:bad object|corrupt|not a git repository|unable to read|is damaged|did not send all necessary objects|packfile|index file|loose object|bad revision|shallow file|reference broken|bad config|object file|missing (?:blob|tree|commit))[^\n]*/i,
+    /[^\n]*(?:bad object|corrupt|not a git repository|unable to read|is damaged|did not send all necessary objects|packfile|index file|loose object|bad revision|bad shallow|shallow file|reference broken|bad config|object file|missing (?:blob|tree|commit))[^\n]*/i,
     ([detail]) => ({ _tag: "Damaged", detail: shorten(detail) })
   ]
 ]

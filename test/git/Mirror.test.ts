@@ -1,0 +1,226 @@
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { assert, layer } from "@effect/vitest"
+import { Effect, FileSystem, Layer, Stream } from "effect"
+import { existsSync, readdirSync, writeFileSync } from "node:fs"
+import * as Credentials from "../../src/git/Credentials.ts"
+import { GitCommand } from "../../src/git/GitCommand.ts"
+import * as Mirror from "../../src/git/Mirror.ts"
+import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
+import { GitServer, makeRepository } from "./HttpBackend.ts"
+
+const TestLayer = Layer.mergeAll(GitServer.layer, GitCommand.layer).pipe(Layer.provideMerge(NodeServices.layer))
+
+const makeFolder = Effect.gen(function* () {
+  const fs = yield* FileSystem.FileSystem
+  return `${yield* fs.makeTempDirectoryScoped({ prefix: "stoker-test-mirror-" })}/clone`
+})
+
+const openAt = Effect.fnUntraced(function* (folder: string, url: string) {
+  return yield* Mirror.make({
+    folder,
+    url: yield* Effect.fromResult(RepositoryUrl.parse(url)),
+    credentials: Effect.succeed(Credentials.none)
+  })
+})
+
+const open = (url: string) => Effect.flatMap(makeFolder, (folder) => openAt(folder, url))
+
+/** Every file below the paths, with its text. */
+const contents = Effect.fnUntraced(function* (
+  mirror: Mirror.Mirror["Service"],
+  target: Mirror.Target,
+  paths: ReadonlyArray<string>
+) {
+  yield* mirror.ensure(target)
+  const entries = yield* mirror.listTree(target.commit, paths)
+  const blobs = yield* Stream.runCollect(mirror.readBlobs(entries.map(({ id }) => id)))
+  return Object.fromEntries(entries.map(({ path }, index) => [path, blobs[index]?.content.toString()]))
+})
+
+const noise = (size: number, seed: number) =>
+  Uint8Array.from({ length: size }, (_, index) => (Math.imul(index + 1, 2654435761 + seed * 40503) >>> 13) & 255)
+
+/** `sites` folders of `files` files of incompressible bytes. */
+const plant = (sites: number, files: number, size: number) =>
+  Object.fromEntries(
+    Array.from({ length: sites * files }, (_, index) => [
+      `sites/${Math.floor(index / files)}/d${index % 7}/f${index % files}.bin`,
+      noise(size, index)
+    ])
+  )
+
+layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
+  it.effect("fetches the site's blobs and nothing else, in few requests; an update in two", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      const repository = yield* makeRepository("plant.git")
+      const first = yield* repository.commit(plant(20, 20, 4096))
+      yield* repository.push()
+      const mirror = yield* open(repository.url)
+      const before = server.sent()
+      server.requests.length = 0
+      const site = yield* contents(mirror, { commit: first }, ["sites/3"])
+      assert.lengthOf(Object.keys(site), 20)
+      const bytes = server.sent() - before
+      // One site of twenty: its 80 KiB and the trees of all.
+      assert.isBelow(bytes, 2.2 * 20 * 4096)
+      assert.lengthOf(server.requests, 4)
+      yield* mirror.setApplied(first)
+
+      const second = yield* repository.commit({ "sites/3/d1/f1.bin": "changed", "sites/4/d1/f1.bin": "other" })
+      yield* repository.push()
+      server.requests.length = 0
+      const middle = server.sent()
+      const changed = yield* contents(mirror, { commit: second }, ["sites/3"])
+      assert.deepStrictEqual(changed, { ...site, "sites/3/d1/f1.bin": "changed" })
+      assert.lengthOf(server.requests, 2)
+      assert.isBelow(server.sent() - middle, 4096)
+
+      // Known: nobody is asked.
+      server.requests.length = 0
+      yield* mirror.ensure({ commit: first })
+      assert.deepStrictEqual(server.requests, [])
+      // Another site: what is missing comes in one go.
+      const other = yield* contents(mirror, { commit: second }, ["sites/4"])
+      assert.strictEqual(other["sites/4/d1/f1.bin"], "other")
+      assert.lengthOf(Object.keys(other), 21)
+      assert.lengthOf(server.requests, 2)
+    })
+  )
+
+  it.effect("lists files, folders, links and submodules as they are", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const repository = yield* makeRepository("kinds.git")
+      yield* repository.commit({ "a/b/c.txt": "c", "a/b.txt": "b", "a-b": "x", "größe/日本 x.txt": "u" })
+      yield* fs.symlink("a", `${repository.work}/link`)
+      repository.git("update-index", "--add", "--cacheinfo", `160000,${"1".repeat(40)},sub`)
+      yield* fs.chmod(`${repository.work}/a-b`, 0o755)
+      yield* fs.makeDirectory(`${repository.work}/sub`)
+      repository.git("add", "a-b", "link")
+      repository.git("commit", "-q", "-m", "kinds")
+      const commit = repository.git("rev-parse", "HEAD")
+      yield* repository.push()
+      const mirror = yield* open(repository.url)
+      yield* mirror.ensure({ commit })
+      const list = (...paths: ReadonlyArray<string>) =>
+        Effect.map(mirror.listTree(commit, paths), (entries) => entries.map(({ mode, path }) => `${mode} ${path}`))
+      assert.deepStrictEqual(yield* list(""), [
+        "100755 a-b",
+        "100644 a/b.txt",
+        "100644 a/b/c.txt",
+        "100644 größe/日本 x.txt",
+        "120000 link",
+        "160000 sub"
+      ])
+      assert.deepStrictEqual(yield* list("a/"), ["100644 a/b.txt", "100644 a/b/c.txt"])
+      assert.deepStrictEqual(yield* list("a/b", "./a/b/c.txt", "a/b/c.txt"), ["100644 a/b/c.txt"])
+      assert.deepStrictEqual(yield* list("größe/日本 x.txt"), ["100644 größe/日本 x.txt"])
+      // What is behind a link is not followed: the link itself is seen.
+      assert.deepStrictEqual(yield* list("link/b"), ["120000 link"])
+      assert.deepStrictEqual(yield* list("a-b/x", "nothing", "a/bb", "A"), [])
+      assert.deepStrictEqual(yield* list(), [])
+    })
+  )
+
+  it.effect("heals what a killed git left behind, and replaces a damaged clone", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const repository = yield* makeRepository("heal.git")
+      const first = yield* repository.commit({ "a.txt": "1", "b.txt": "b" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      yield* Effect.scoped(
+        Effect.flatMap(openAt(folder, repository.url), (mirror) => contents(mirror, { commit: first }, [""]))
+      )
+      for (const name of ["shallow.lock", "HEAD.lock", "config.lock", "refs/stoker/fetched.lock"]) {
+        writeFileSync(`${folder}/${name}`, "")
+      }
+      writeFileSync(`${folder}/objects/pack/tmp_pack_x`, "half")
+      const second = yield* repository.commit({ "a.txt": "2" })
+      yield* repository.push()
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const mirror = yield* openAt(folder, repository.url)
+          assert.deepStrictEqual(yield* contents(mirror, { commit: second }, [""]), { "a.txt": "2", "b.txt": "b" })
+        })
+      )
+      assert.isFalse(existsSync(`${folder}/objects/pack/tmp_pack_x`))
+
+      const damages: ReadonlyArray<(name: string) => Effect.Effect<void, unknown>> = [
+        // Every pack emptied.
+        () =>
+          Effect.forEach(
+            readdirSync(`${folder}/objects/pack`).filter((file) => file.endsWith(".pack")),
+            (file) =>
+              Effect.andThen(
+                fs.chmod(`${folder}/objects/pack/${file}`, 0o644),
+                fs.writeFileString(`${folder}/objects/pack/${file}`, "rubbish")
+              ),
+            { discard: true }
+          ),
+        () => fs.remove(`${folder}/objects`, { recursive: true }),
+        () => fs.remove(`${folder}/HEAD`),
+        () => fs.writeFileString(`${folder}/refs/stoker/fetched`, "0".repeat(39)),
+        () => fs.writeFileString(`${folder}/shallow`, "rubbish"),
+        () => fs.writeFileString(`${folder}/config`, "[[["),
+        () => Effect.andThen(fs.remove(folder, { recursive: true }), fs.writeFileString(folder, "a file"))
+      ]
+      for (const [index, damage] of damages.entries()) {
+        yield* damage(folder)
+        const commit = yield* repository.commit({ "a.txt": `after ${index}` })
+        yield* repository.push()
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const mirror = yield* openAt(folder, repository.url)
+            const files = yield* contents(mirror, { commit }, [""])
+            assert.deepStrictEqual(files, { "a.txt": `after ${index}`, "b.txt": "b" }, `damage ${index}`)
+          })
+        )
+        assert.deepStrictEqual(
+          readdirSync(`${folder}/..`).filter((name) => name.includes("damaged")),
+          []
+        )
+      }
+    })
+  )
+
+  it.effect("follows a force-push, an unrelated history and another URL", () =>
+    Effect.gen(function* () {
+      const repository = yield* makeRepository("force.git")
+      const first = yield* repository.commit({ "a.txt": "1", "keep.txt": "k" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const mirror = yield* openAt(folder, repository.url)
+          yield* contents(mirror, { commit: first }, [""])
+          yield* mirror.setApplied(first)
+          repository.git("commit", "-q", "--amend", "-m", "rewritten")
+          const rewritten = yield* repository.commit({ "a.txt": "2" })
+          yield* repository.push()
+          assert.deepStrictEqual(yield* contents(mirror, { commit: rewritten }, [""]), {
+            "a.txt": "2",
+            "keep.txt": "k"
+          })
+          yield* mirror.setApplied(rewritten)
+          repository.git("checkout", "-q", "--orphan", "other")
+          repository.git("rm", "-rqf", ".")
+          const unrelated = yield* repository.commit({ "z.txt": "z" })
+          yield* repository.push()
+          assert.deepStrictEqual(yield* contents(mirror, { commit: unrelated }, [""]), { "z.txt": "z" })
+          yield* mirror.setApplied(unrelated)
+        })
+      )
+      const server = yield* GitServer
+      const elsewhere = yield* makeRepository("elsewhere.git")
+      const commit = yield* elsewhere.commit(plant(20, 5, 4096))
+      yield* elsewhere.push()
+      const before = server.sent()
+      const mirror = yield* openAt(folder, elsewhere.url)
+      assert.lengthOf(Object.keys(yield* contents(mirror, { commit }, ["sites/7"])), 5)
+      // The base of the former repository must not make the server send every blob.
+      assert.isBelow(server.sent() - before, 2.5 * 5 * 4096)
+    })
+  )
+})
