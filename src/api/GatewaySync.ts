@@ -106,6 +106,10 @@ const Sync = Schema.Struct({
   })
 })
 
+/** `100m`, `64Mi`, or a plain number. */
+const Quantity = Schema.Union([Schema.Int, Schema.String]).annotate({ "x-kubernetes-int-or-string": true })
+const Quantities = Schema.Record(Schema.String, Quantity)
+
 const Agent = Schema.Struct({
   image: Schema.optionalKey(
     Schema.Struct({
@@ -118,12 +122,8 @@ const Agent = Schema.Struct({
   ),
   resources: Schema.optionalKey(
     Schema.Struct({
-      requests: Schema.optionalKey(
-        Schema.Record(Schema.String, Schema.String).annotate({ description: "What the agent asks for." })
-      ),
-      limits: Schema.optionalKey(
-        Schema.Record(Schema.String, Schema.String).annotate({ description: "What the agent may use at most." })
-      )
+      requests: Schema.optionalKey(Quantities.annotate({ description: "What the agent asks for." })),
+      limits: Schema.optionalKey(Quantities.annotate({ description: "What the agent may use at most." }))
     }).annotate({ description: "Resources of the agent's container." })
   )
 })
@@ -198,9 +198,19 @@ export const Status = Schema.Struct({
   lastHandledRequest: text("Fingerprint of the request that was last handled."),
   profileCount: Schema.optionalKey(Schema.Int.annotate({ description: "Number of profiles.", format: "int32" })),
   discoveredGateways: Schema.optionalKey(
-    Schema.Array(DiscoveredGateway).annotate({ description: "The gateways that name this GatewaySync." })
+    Schema.Array(DiscoveredGateway).annotate({
+      description: "The gateways that name this GatewaySync.",
+      // One writer, always the whole list; a map by pod would keep an owner for each field of each gateway.
+      "x-kubernetes-list-type": "atomic"
+    })
   ),
-  conditions: Schema.optionalKey(Schema.Array(Conditions.Condition).annotate({ description: "Conditions." }))
+  conditions: Schema.optionalKey(
+    Schema.Array(Conditions.Condition).annotate({
+      description: "Conditions, one a type.",
+      "x-kubernetes-list-type": "map",
+      "x-kubernetes-list-map-keys": ["type"]
+    })
+  )
 })
 export type Status = typeof Status.Type
 
