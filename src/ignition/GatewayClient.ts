@@ -137,11 +137,12 @@ export class GatewayClient extends Context.Service<
 
   /**
    * On `node:http`. The gateway shares our pod and its certificate is self-signed, so TLS is not verified.
-   * Idle connections are closed by us after two seconds, before a gateway does it in the middle of a POST.
+   * A connection for each request: over loopback it costs next to nothing, and a gateway that restarts cannot reset one
+   * that was kept.
    */
   static readonly layer = (options: Options): Layer.Layer<GatewayClient> =>
     GatewayClient.layerNoDeps(options).pipe(
-      Layer.provide(NodeHttpClient.layerNodeHttpOptions({ keepAlive: true, timeout: 2_000, rejectUnauthorized: false }))
+      Layer.provide(NodeHttpClient.layerNodeHttpOptions({ keepAlive: false, rejectUnauthorized: false }))
     )
 }
 

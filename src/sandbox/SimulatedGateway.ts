@@ -253,7 +253,10 @@ const serve = Effect.fnUntraced(function* (
 ) {
   const node = createServer()
   const server = yield* NodeHttpServer.make(() => node, { port, host: "127.0.0.1" })
-  yield* server.serve(app).pipe(Effect.provideService(HttpMiddleware.TracerDisabledWhen, constTrue))
+  // The server shields handlers from interruption; one that never answers must end with the port.
+  yield* server
+    .serve(Effect.interruptible(app))
+    .pipe(Effect.provideService(HttpMiddleware.TracerDisabledWhen, constTrue))
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
       node.close()
