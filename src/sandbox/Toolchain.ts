@@ -69,6 +69,8 @@ export class Toolchain extends Context.Service<
       const checkout = yield* Checkout.root
       const { assets, cacheFolder, searchPath } = yield* Settings
 
+      const onSearchPath = { env: { PATH: searchPath.join(":") }, extendEnv: true }
+
       const cached = (tool: Tool) => path.resolve(cacheFolder, tool, recipes[tool].version, tool)
 
       const runs = (tool: Tool, file: string) =>
@@ -132,7 +134,7 @@ export class Toolchain extends Context.Service<
           const index = yield* http.get(envtestIndex).pipe(
             Effect.flatMap((response) => response.text),
             Effect.timeout("4 seconds"),
-            Effect.flatMap((text) => Effect.try(() => parseYaml(text))),
+            Effect.flatMap((text) => Effect.try(() => parseYaml(text, everyScalarIsText))),
             Effect.flatMap(decodeIndex)
           )
           const found = newestArchive(index, platform)
@@ -158,10 +160,8 @@ export class Toolchain extends Context.Service<
           const folder = yield* scratch(tool)
           const archive = path.join(folder, "envtest.tar.gz")
           yield* fileSystem.writeFile(archive, bytes)
-          const code = yield* spawner.exitCode(
-            ChildProcess.make("tar", ["-xzf", archive, "-C", folder, `controller-tools/envtest/${tool}`])
-          )
-          if (code !== 0) return yield* new WayFailed({ why: `tar could not take ${tool} out of the envtest archive` })
+          const code = yield* spawner.exitCode(ChildProcess.make("tar", ["-xzf", archive, "-C", folder]))
+          if (code !== 0) return yield* new WayFailed({ why: `tar cannot unpack ${archive}` })
           return yield* publish(tool, path.join(folder, "controller-tools", "envtest", tool))
         },
         Effect.scoped,
@@ -195,7 +195,7 @@ export class Toolchain extends Context.Service<
       const fromGo = Effect.fnUntraced(
         function* (tool: Tool) {
           const recipe = recipes[tool]
-          const hasGo = yield* spawner.exitCode(ChildProcess.make("go", ["version"])).pipe(
+          const hasGo = yield* spawner.exitCode(ChildProcess.make("go", ["version"], onSearchPath)).pipe(
             Effect.map((code) => code === 0),
             Effect.orElseSucceed(() => false)
           )
@@ -214,7 +214,7 @@ export class Toolchain extends Context.Service<
               ["-o", path.join(folder, tool), recipe.package]
             ),
             cwd: path.join(checkout, "src", "sandbox", "control-plane", recipe.module),
-            env: { CGO_ENABLED: "0", GOFLAGS: undefined, GOWORK: "off" }
+            env: { ...onSearchPath.env, CGO_ENABLED: "0", GOFLAGS: undefined, GOWORK: "off" }
           })
           const since = yield* Clock.currentTimeMillis
           yield* Effect.flatMap(Clock.currentTimeMillis, (now) =>
@@ -330,6 +330,8 @@ const Archive = Schema.Struct({ hash: Schema.String, selfLink: Schema.String })
 const EnvtestIndex = Schema.Struct({
   releases: Schema.Record(Schema.String, Schema.Record(Schema.String, Archive))
 })
+/** A checksum of digits only is not a number. */
+const everyScalarIsText = { schema: "failsafe" } as const
 const decodeIndex = Schema.decodeUnknownEffect(EnvtestIndex)
 
 const platform = `${process.platform}-${process.arch === "x64" ? "amd64" : process.arch}`

@@ -10,11 +10,12 @@ const Review = Schema.Struct({
   status: Schema.Struct({ userInfo: Schema.Struct({ username: Schema.String }) })
 })
 
-const isAlive = (pid: number) =>
-  Effect.try(() => process.kill(pid, 0)).pipe(
-    Effect.as(true),
-    Effect.orElseSucceed(() => false)
-  )
+/** A zombie does not count: whether the system's first process collects it is not ours. */
+const isAlive = Effect.fnUntraced(function* (pid: number) {
+  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+  const state = yield* spawner.string(ChildProcess.make("ps", ["-o", "stat=", "-p", `${pid}`]))
+  return /^[^Z\s]/.test(state)
+})
 
 layer(ControlPlane.layer, { excludeTestServices: true })("ControlPlane", (it) => {
   const create = Effect.fnUntraced(function* (path: string, body: unknown) {

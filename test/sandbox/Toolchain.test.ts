@@ -1,0 +1,131 @@
+import { NodeServices } from "@effect/platform-node"
+import { assert, layer } from "@effect/vitest"
+import { ConfigProvider, Effect, FileSystem, Layer, Option, Path } from "effect"
+import { HttpClient, HttpClientResponse } from "effect/http"
+import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { createHash } from "node:crypto"
+import { Processes } from "../../src/sandbox/Processes.ts"
+import { newestArchive, Toolchain, type Tool } from "../../src/sandbox/Toolchain.ts"
+
+const Everything = Layer.provideMerge(Processes.layerNoDeps, NodeServices.layer)
+const platform = `${process.platform}-${process.arch === "x64" ? "amd64" : process.arch}`
+
+layer(Everything, { excludeTestServices: true })("Toolchain", (it) => {
+  /** Folders of programs that are shell scripts, and a way to ask for a tool in an environment made of them. */
+  const workbench = Effect.gen(function* () {
+    const fileSystem = yield* FileSystem.FileSystem
+    const path = yield* Path.Path
+    const folder = yield* Effect.flatMap(Processes, ({ folder }) => folder("stoker-test-"))
+    const program = Effect.fnUntraced(function* (place: string, name: string, script = "exit 0") {
+      yield* fileSystem.makeDirectory(path.join(folder, place), { recursive: true })
+      const file = path.join(folder, place, name)
+      yield* fileSystem.writeFileString(file, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+      return file
+    })
+    const find = (tool: Tool, http: (url: string) => Response, env: Record<string, string> = {}) =>
+      Effect.flatMap(Toolchain, (toolchain) => toolchain.find(tool)).pipe(
+        Effect.provide(
+          Toolchain.layerNoDeps.pipe(
+            Layer.provide(
+              Layer.succeed(
+                HttpClient.HttpClient,
+                HttpClient.make((request, url) => Effect.succeed(HttpClientResponse.fromWeb(request, http(url.href))))
+              )
+            ),
+            Layer.provide(
+              ConfigProvider.layer(
+                ConfigProvider.fromEnv({
+                  env: { STOKER_CACHE_DIR: path.join(folder, "cache"), PATH: path.join(folder, "path"), ...env }
+                })
+              )
+            )
+          )
+        )
+      )
+    return { folder, program, find }
+  })
+  const offline = () => new Response("", { status: 503 })
+
+  it.effect("takes KUBEBUILDER_ASSETS before PATH before the cache", () =>
+    Effect.gen(function* () {
+      const { find, folder, program } = yield* workbench
+      const path = yield* Path.Path
+      const inCache = yield* program("cache/etcd/v3.7.3", "etcd")
+      assert.strictEqual(yield* find("etcd", offline), inCache)
+      const onPath = yield* program("path", "etcd")
+      assert.strictEqual(yield* find("etcd", offline), onPath)
+      const asset = yield* program("assets", "etcd")
+      const env = { KUBEBUILDER_ASSETS: path.join(folder, "assets") }
+      assert.strictEqual(yield* find("etcd", offline, env), asset)
+    })
+  )
+
+  it.effect("passes over a program that does not run", () =>
+    Effect.gen(function* () {
+      const { find, folder, program } = yield* workbench
+      const path = yield* Path.Path
+      yield* program("assets", "etcd", "exit 1")
+      yield* program("path", "etcd", "exit 1")
+      const second = yield* program("path2", "etcd")
+      const env = {
+        KUBEBUILDER_ASSETS: path.join(folder, "assets"),
+        PATH: ["relative", path.join(folder, "path"), path.join(folder, "path2")].join(":")
+      }
+      assert.strictEqual(yield* find("etcd", offline, env), second)
+    })
+  )
+
+  const envtest = Effect.fnUntraced(function* (folder: string, program: (place: string, name: string) => unknown) {
+    const path = yield* Path.Path
+    const fileSystem = yield* FileSystem.FileSystem
+    const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+    yield* program("content/controller-tools/envtest", "etcd") as Effect.Effect<string>
+    const file = path.join(folder, "envtest.tar.gz")
+    yield* spawner.exitCode(ChildProcess.make("tar", ["-czf", file, "-C", path.join(folder, "content"), "."]))
+    return yield* fileSystem.readFile(file)
+  })
+  const index = (hash: string) =>
+    `releases:\n  v1.36.2:\n    envtest-v1.36.2-${platform}.tar.gz:\n      hash: ${hash}\n      selfLink: https://releases.invalid/envtest.tar.gz\n`
+
+  it.effect("downloads the envtest archive into the cache, once its checksum is right", () =>
+    Effect.gen(function* () {
+      const { find, folder, program } = yield* workbench
+      const path = yield* Path.Path
+      const archive = yield* envtest(folder, program)
+      const hash = createHash("sha512").update(archive).digest("hex")
+      const serve = (url: string) => new Response(url.endsWith(".yaml") ? index(hash) : archive.slice())
+      assert.strictEqual(yield* find("etcd", serve), path.join(folder, "cache/etcd/v3.7.3/etcd"))
+      const fileSystem = yield* FileSystem.FileSystem
+      assert.deepStrictEqual(yield* fileSystem.readDirectory(path.join(folder, "cache/etcd/v3.7.3")), ["etcd"])
+    })
+  )
+
+  it.effect("refuses an archive with another checksum, and lists every way that it tried", () =>
+    Effect.gen(function* () {
+      const { find, folder, program } = yield* workbench
+      const archive = yield* envtest(folder, program)
+      const serve = (url: string) => new Response(url.endsWith(".yaml") ? index("0".repeat(128)) : archive.slice())
+      const error = yield* Effect.flip(find("etcd", serve))
+      assert.strictEqual(error._tag, "ToolMissing")
+      for (const text of ["KUBEBUILDER_ASSETS is not set", "PATH has none", "the cache has no", "checksum", "no go"]) {
+        assert.include(error.message, text)
+      }
+    })
+  )
+
+  it.effect("chooses the newest patch of our minor version, for this platform", () =>
+    Effect.sync(() => {
+      const archive = (version: string) => ({
+        [`envtest-${version}-linux-amd64.tar.gz`]: { hash: "", selfLink: version }
+      })
+      const releases = Object.fromEntries(
+        ["v1.36.9", "v1.36.10", "v1.37.0", "v1.3.6", "v1.36.11-rc.0"].map((version) => [version, archive(version)])
+      )
+      assert.deepStrictEqual(
+        Option.map(newestArchive({ releases }, "linux-amd64"), ({ selfLink }) => selfLink),
+        Option.some("v1.36.10")
+      )
+      assert.isTrue(Option.isNone(newestArchive({ releases }, "plan9-arm64")))
+    })
+  )
+})
