@@ -6,6 +6,8 @@
 export const group = "stoker.io"
 export const version = "v1alpha1"
 export const apiVersion = `${group}/${version}`
+/** The resource, as its REST path says it. */
+export const gatewaySyncs = { group, version, plural: "gatewaysyncs", kind: "GatewaySync" } as const
 export const finalizer = "stoker.io/finalizer"
 export const lease = "a86165bb.stoker.io"
 
