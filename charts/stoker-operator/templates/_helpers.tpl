@@ -1,0 +1,36 @@
+{{- define "stoker.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Room for the longest suffix, "-controller-manager", within the 63 characters of a Service's name. */}}
+{{- define "stoker.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- default $full .Values.fullnameOverride | trunc 44 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "stoker.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "stoker.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "stoker.labels" -}}
+{{ include "stoker.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "stoker.manager" -}}
+{{ include "stoker.fullname" . }}-controller-manager
+{{- end }}
+
+{{/* Where one of the receiver's secrets ("hmac", "token") lies: {name, key} as JSON, or nothing. */}}
+{{- define "stoker.credential" -}}
+{{- with index .root.Values.webhookReceiver .kind }}
+{{- $own := ternary (printf "%s-webhook-receiver" (include "stoker.fullname" $.root)) "" (not (empty .secret)) }}
+{{- with .secretRef.name | default $own }}
+{{- dict "name" . "key" (index $.root.Values.webhookReceiver $.kind "secretRef" "key") | toJson }}
+{{- end }}
+{{- end }}
+{{- end }}
