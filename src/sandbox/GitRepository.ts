@@ -182,8 +182,6 @@ const importCommands = (
   parent: Option.Option<string>,
   seconds: number
 ): ReadonlyArray<Uint8Array> => [
-  // Without this, a commit without a parent would take the branch's tip as one.
-  line(`reset ${ref}`),
   line(`commit ${ref}`),
   line("mark :1"),
   line(`committer ${person.name} <${person.email}> ${seconds} +0000`),
