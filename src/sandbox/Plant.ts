@@ -6,7 +6,7 @@
  * the chart's (and the controller's) RBAC lets do what it lets them do. Gateways are simulated; all else is real.
  */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Context, Effect, FileSystem, Layer, Path, Redacted, Schedule, Schema } from "effect"
+import { Context, type Duration, Effect, FileSystem, Layer, Path, Redacted, Schedule, Schema, type Scope } from "effect"
 import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { createHash, createHmac, randomBytes } from "node:crypto"
 import * as Names from "../api/Names.ts"
@@ -17,7 +17,7 @@ import { filesOf } from "./gateway/GatewayModel.ts"
 import { GitServer, type HostedRepository } from "./GitServer.ts"
 import * as Kubelet from "./Kubelet.ts"
 import * as Manifests from "./Manifests.ts"
-import { Processes } from "./Processes.ts"
+import { freePort, Processes } from "./Processes.ts"
 import * as SimulatedGateway from "./SimulatedGateway.ts"
 import { TraceCollector } from "./TraceCollector.ts"
 
@@ -62,6 +62,10 @@ export interface Answer {
   readonly body: Readonly<Record<string, unknown>>
 }
 
+type StartError =
+  | Effect.Error<ReturnType<typeof Kubelet.runAgent>>
+  | Effect.Error<ReturnType<typeof Kubelet.runController>>
+
 export class Plant extends Context.Service<
   Plant,
   {
@@ -77,6 +81,10 @@ export class Plant extends Context.Service<
     readonly hmacSecret: Redacted.Redacted
     readonly kubeconfigs: { readonly admin: string; readonly controller: string; readonly agent: string }
     readonly logFolder: string
+    /** A second controller beside the first, for as long as the scope lives; returns at once. */
+    readonly startController: (name: string) => Effect.Effect<Kubelet.Running, StartError, Scope.Scope>
+    /** An agent for a pod of its own whose gateway does not run (a cold start); returns at once. */
+    readonly startAgent: (podName: string) => Effect.Effect<Kubelet.Running, StartError, Scope.Scope>
     /** Commits a new revision to a branch (default `main`) and answers its commit. */
     readonly commit: (revision: number, branch?: string) => Effect.Effect<string>
     /** The GatewaySync as the API server has it. */
@@ -215,14 +223,17 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
       }
     ])
   )
-  const controller = yield* Kubelet.runController({
-    deployment,
-    namespace: Chart.namespace,
-    secrets,
-    webhookPort: options.webhookPort,
-    env: telemetry,
-    logFolder
-  })
+  const runController = (name: string, webhookPort: number) =>
+    Kubelet.runController({
+      deployment,
+      namespace: Chart.namespace,
+      secrets,
+      webhookPort,
+      env: telemetry,
+      logFolder,
+      name
+    })
+  const controller = yield* runController("controller", options.webhookPort)
 
   const client = (url: string) =>
     HttpClientRequest.setUrl(`/apis/${Names.apiVersion}/namespaces/${namespace}/gatewaysyncs/${url}`)
@@ -249,6 +260,21 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
         Effect.asVoid,
         Effect.orDie
       )
+
+  const runAgent = (
+    pod: Pick<
+      Parameters<typeof Kubelet.runAgent>[0],
+      "podName" | "podUID" | "crName" | "gatewayName" | "profile" | "dataDir" | "gatewayPort"
+    >
+  ) =>
+    Kubelet.runAgent({
+      ...pod,
+      namespace,
+      serviceAccountName: agentServiceAccount,
+      apiKey: Redacted.make(`stoker:${apiSecret}`),
+      env: telemetry,
+      logFolder
+    })
 
   const startGateway = Effect.fnUntraced(function* (index: number) {
     const name = options.gateways <= options.sites ? shape.sites[index]! : `gateway-${index + 1}`
@@ -318,19 +344,14 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
       ),
       Effect.map(({ metadata }) => metadata)
     )
-    const agent = yield* Kubelet.runAgent({
-      namespace,
+    const agent = yield* runAgent({
       podName,
       podUID: uid,
       crName,
       gatewayName: name,
       profile,
-      serviceAccountName: agentServiceAccount,
       dataDir,
-      gatewayPort: Number(new URL(gateway.url).port),
-      apiKey: Redacted.make(`stoker:${apiSecret}`),
-      env: telemetry,
-      logFolder
+      gatewayPort: Number(new URL(gateway.url).port)
     })
     // A native sidecar: the gateway starts once the agent has started, and the agent has once its first sync is done.
     yield* agent.await("startupz", "30 seconds")
@@ -351,7 +372,7 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
 
   yield* controller.await("readyz")
   yield* progress(`starting ${options.gateways} gateways with their agents`)
-  const services = yield* Effect.context<FileSystem.FileSystem>()
+  const context = yield* Effect.context<ControlPlane | Processes | FileSystem.FileSystem | Path.Path>()
   const gateways = yield* Effect.forEach(
     Array.from({ length: options.gateways }, (_, index) => index),
     startGateway,
@@ -374,7 +395,7 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
     gatewaySyncs,
     gateways: gateways.map((one) => ({
       ...one,
-      differences: (revision: number) => Effect.provideContext(one.differences(revision), services)
+      differences: (revision: number) => Effect.provideContext(one.differences(revision), context)
     })),
     controller,
     metricsUrl: controller.metricsUrl,
@@ -383,6 +404,19 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
     hmacSecret: Redacted.make(hmacSecret),
     kubeconfigs,
     logFolder,
+    startController: (name) => Effect.provideContext(runController(name, 0), context),
+    startAgent: (podName) =>
+      Effect.gen(function* () {
+        return yield* runAgent({
+          podName,
+          podUID: podName,
+          crName: gatewaySyncs[0]!,
+          gatewayName: shape.sites[0]!,
+          profile: "default",
+          dataDir: path.join(yield* processes.folder("stoker-gateway-"), "data"),
+          gatewayPort: yield* freePort
+        })
+      }).pipe(Effect.provideContext(context)),
     commit: (revision, branch = "main") =>
       Effect.orDie(
         repository.commit({ branch, files: DemoRepository.change(shape, revision), message: `Revision ${revision}` })
@@ -454,7 +488,7 @@ const differences =
 /** Tries until it holds: for what others do in their own time. */
 export const eventually = <E, R>(
   check: Effect.Effect<ReadonlyArray<string>, E, R>,
-  within: import("effect").Duration.Input = "15 seconds"
+  within: Duration.Input = "15 seconds"
 ): Effect.Effect<ReadonlyArray<string>, E, R> =>
   check.pipe(
     Effect.repeat({ until: (problems) => problems.length === 0, schedule: Schedule.spaced("20 millis") }),

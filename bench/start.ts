@@ -1,0 +1,56 @@
+/** From the start of the built processes to their readiness, and what they hold in memory when nothing happens. */
+import { Effect, FileSystem } from "effect"
+import type { Running } from "../src/sandbox/Kubelet.ts"
+import { Plant } from "../src/sandbox/Plant.ts"
+import { spread, type Figure } from "./Sample.ts"
+
+/** Resident memory of a process in MiB, from its own account. */
+const rss = Effect.fnUntraced(function* (pid: number) {
+  const fileSystem = yield* FileSystem.FileSystem
+  const status = yield* fileSystem.readFileString(`/proc/${pid}/status`)
+  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? Number.NaN) / 1024
+})
+
+/** Starts a process of the product several times and says how long each took to answer 200. */
+const startTimes = <E, R>(launch: Effect.Effect<Running, E, R>, probe: "healthz" | "readyz" | "startupz") =>
+  Effect.forEach([1, 2, 3, 4, 5], () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const began = performance.now()
+        const running = yield* launch
+        yield* running.await(probe)
+        return performance.now() - began
+      })
+    )
+  )
+
+/** Needs a plant with one gateway. */
+export const start = Effect.gen(function* () {
+  const plant = yield* Plant
+  // Idle means: for ten seconds nobody asked for anything.
+  yield* Effect.sleep("10 seconds")
+  const idle = { controller: yield* rss(plant.controller.pid), agent: yield* rss(plant.gateways[0]!.agent.pid) }
+  const controller = spread(yield* startTimes(plant.startController("bench"), "readyz"))
+  const agent = spread(yield* startTimes(plant.startAgent("bench-0"), "healthz"))
+  const synced = spread(yield* startTimes(plant.startAgent("bench-1"), "startupz"))
+  const ready = (what: string, ms: typeof agent, seconds?: number): Figure => ({
+    what,
+    value: `p50 ${ms.p50} ms (${ms.min}–${ms.max})`,
+    ...(seconds === undefined ? {} : { aim: `≤ ${seconds} s`, met: ms.p50 <= seconds * 1000 }),
+    data: { ms }
+  })
+  const memory = (who: "controller" | "agent", mib: number): Figure => ({
+    what: `${who}: idle memory (RSS)`,
+    value: `${idle[who].toFixed(0)} MiB`,
+    aim: `≤ ${mib} MiB`,
+    met: idle[who] <= mib,
+    data: { mib: idle[who] }
+  })
+  return [
+    ready("controller: from start to ready", controller, 0.5),
+    memory("controller", 100),
+    ready("agent: from start to its probes", agent, 0.3),
+    ready("agent: from start to its first sync done (cold)", synced),
+    memory("agent", 75)
+  ]
+})
