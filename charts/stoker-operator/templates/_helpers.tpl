@@ -27,10 +27,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Where one of the receiver's secrets ("hmac", "token") lies: {name, key} as JSON, or nothing. */}}
 {{- define "stoker.credential" -}}
-{{- with index .root.Values.webhookReceiver .kind }}
-{{- $own := ternary (printf "%s-webhook-receiver" (include "stoker.fullname" $.root)) "" (not (empty .secret)) }}
-{{- with .secretRef.name | default $own }}
-{{- dict "name" . "key" (index $.root.Values.webhookReceiver $.kind "secretRef" "key") | toJson }}
-{{- end }}
+{{- $credential := index .root.Values.webhookReceiver .kind }}
+{{- if $credential.secretRef.name }}
+{{- pick $credential.secretRef "name" "key" | toJson }}
+{{- else if $credential.secret }}
+{{- dict "name" (printf "%s-webhook-receiver" (include "stoker.fullname" .root)) "key" .kind | toJson }}
 {{- end }}
 {{- end }}

@@ -1,0 +1,354 @@
+/** The chart, rendered by the real helm and taken by a real API server. */
+import { NodeServices } from "@effect/platform-node"
+import { assert, layer } from "@effect/vitest"
+import { Effect, FileSystem, Layer, Path, Redacted, Schema, Stream } from "effect"
+import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
+import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { parse } from "yaml"
+import * as AgentAccess from "../../src/controller/steps/AgentAccess.ts"
+import * as Checkout from "../../src/sandbox/Checkout.ts"
+import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
+import * as Manifests from "../../src/sandbox/Manifests.ts"
+import { Toolchain } from "../../src/sandbox/Toolchain.ts"
+
+const namespace = "stoker-system"
+const serviceAccount = "stoker-stoker-operator-controller-manager"
+const manager = `system:serviceaccount:${namespace}:${serviceAccount}`
+
+/** Runs helm on the chart; `values` go to its standard input (`-f -`). */
+const helm = Effect.fnUntraced(function* (command: ReadonlyArray<string>, values: object) {
+  const file = yield* (yield* Toolchain).find("helm")
+  const chart = (yield* Path.Path).join(yield* Checkout.root, "charts", "stoker-operator")
+  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+  const child = yield* spawner.spawn(
+    ChildProcess.make(file, [...command, chart, "--namespace", namespace, "-f", "-"], {
+      stdin: Stream.encodeText(Stream.succeed(JSON.stringify(values)))
+    })
+  )
+  const [output, code] = yield* Effect.all([Stream.mkString(Stream.decodeText(child.all)), child.exitCode], {
+    concurrency: 2
+  })
+  return { output, code }
+}, Effect.scoped)
+
+const render = Effect.fnUntraced(function* (values: object) {
+  const { output, code } = yield* helm(["template", "stoker"], values)
+  assert.strictEqual(code, 0, output)
+  return { text: output, objects: yield* Manifests.parse(output) }
+})
+
+const names = (objects: ReadonlyArray<Manifests.Manifest>) =>
+  objects.map(({ kind, metadata }) => `${kind} ${metadata.name}`).sort()
+
+const find = (objects: ReadonlyArray<Manifests.Manifest>, kind: string) =>
+  Effect.fromNullishOr(objects.find((object) => object.kind === kind))
+
+const Container = Schema.Struct({
+  args: Schema.Array(Schema.String),
+  env: Schema.Array(Schema.Struct({ name: Schema.String, value: Schema.optionalKey(Schema.String) }))
+})
+const Deployment = Schema.Struct({
+  spec: Schema.Struct({
+    template: Schema.Struct({
+      spec: Schema.Struct({
+        containers: Schema.NonEmptyArray(Container),
+        volumes: Schema.Array(Schema.Record(Schema.String, Schema.Unknown))
+      })
+    })
+  })
+})
+
+const deployment = Effect.fnUntraced(function* (objects: ReadonlyArray<Manifests.Manifest>) {
+  const { spec } = yield* Effect.flatMap(find(objects, "Deployment"), Schema.decodeUnknownEffect(Deployment))
+  const [container] = spec.template.spec.containers
+  return {
+    args: container.args,
+    env: Object.fromEntries(container.env.map(({ name, value }) => [name, value])),
+    volumes: spec.template.spec.volumes
+  }
+})
+
+const base = [
+  "ClusterRole stoker-agent",
+  `ClusterRole ${serviceAccount}`,
+  "ClusterRole stoker-stoker-operator-metrics-reader",
+  `ClusterRoleBinding ${serviceAccount}`,
+  `Deployment ${serviceAccount}`,
+  `Role ${serviceAccount}`,
+  `RoleBinding ${serviceAccount}`,
+  "Service stoker-stoker-operator-metrics-service",
+  `ServiceAccount ${serviceAccount}`
+]
+
+/** As the page of Webhook Sync has them. */
+const hmac = { secret: "my-webhook-secret" }
+const token = { secret: "my-token" }
+const ingress = {
+  enabled: true,
+  annotations: {
+    "cert-manager.io/cluster-issuer": "letsencrypt-prod",
+    "nginx.ingress.kubernetes.io/ssl-redirect": "true"
+  },
+  hosts: [{ host: "stoker.example.com", paths: [{ path: "/webhook", pathType: "Prefix" }] }],
+  tls: [{ secretName: "stoker-webhook-tls", hosts: ["stoker.example.com"] }]
+}
+const everything = { replicaCount: 2, webhookReceiver: { enabled: true, hmac, token, ingress } }
+
+const Services = ControlPlane.layer.pipe(Layer.provideMerge(NodeServices.layer))
+
+/** The rendered objects in a cluster, their namespace held to the restricted Pod Security Standard. */
+const Installed = Layer.effectDiscard(
+  Effect.gen(function* () {
+    const { objects } = yield* render(everything)
+    const restricted = { "pod-security.kubernetes.io/enforce": "restricted" }
+    yield* Manifests.apply(
+      [
+        { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, labels: restricted } },
+        { apiVersion: "v1", kind: "Namespace", metadata: { name: "plant" } },
+        ...objects
+      ],
+      namespace
+    )
+  })
+)
+
+const AnyDeployment = Schema.Struct({
+  spec: Schema.Struct({ template: Schema.Struct({ spec: Schema.Record(Schema.String, Schema.Unknown) }) })
+})
+const Review = Schema.Struct({ status: Schema.Struct({ allowed: Schema.Boolean }) })
+
+layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => {
+  it.effect("has the version of the product", () =>
+    Effect.gen(function* () {
+      const path = yield* Path.Path
+      const root = yield* Checkout.root
+      const read = (...file: ReadonlyArray<string>) =>
+        FileSystem.FileSystem.use((fileSystem) => fileSystem.readFileString(path.join(root, ...file)))
+      const product: unknown = JSON.parse(yield* read("package.json"))
+      const chart: unknown = parse(yield* read("charts", "stoker-operator", "Chart.yaml"))
+      const { version } = yield* Schema.decodeUnknownEffect(Schema.Struct({ version: Schema.String }))(product)
+      assert.containsSubset(chart, { version, appVersion: version })
+    })
+  )
+
+  it.effect.each([{}, everything])("passes helm's lint (%#)", (values) =>
+    Effect.gen(function* () {
+      const { output, code } = yield* helm(["lint", "--strict"], values)
+      assert.strictEqual(code, 0, output)
+    })
+  )
+
+  it.effect("renders the controller alone by default, with the receiver off", () =>
+    Effect.gen(function* () {
+      const { objects } = yield* render({})
+      assert.deepStrictEqual(names(objects), [...base].sort())
+      assert.deepStrictEqual((yield* deployment(objects)).args, [
+        "controller",
+        "--leader-elect",
+        "--health-probe-bind-address=:8081",
+        "--metrics-bind-address=:8443",
+        "--metrics-secure=true",
+        "--webhook-receiver-port=0"
+      ])
+    })
+  )
+
+  it.effect("renders less where less is asked for", () =>
+    Effect.gen(function* () {
+      const { objects, text } = yield* render({
+        leaderElection: { enabled: false },
+        metrics: { enabled: false },
+        rbac: { autoBindAgent: { enabled: false } }
+      })
+      assert.deepStrictEqual(
+        names(objects),
+        base.filter((name) => !/^(Role|RoleBinding|Service) |metrics/.test(name)).sort()
+      )
+      assert.notInclude(text, "rolebindings")
+      assert.notInclude(text, "tokenreviews")
+      const { args, env } = yield* deployment(objects)
+      assert.notInclude(args, "--leader-elect")
+      assert.include(args, "--metrics-bind-address=0")
+      assert.strictEqual(env["AUTO_BIND_AGENT_RBAC"], "false")
+    })
+  )
+
+  it.effect("puts inline secrets into a Secret and files, never into the pod's spec", () =>
+    Effect.gen(function* () {
+      const { objects } = yield* render(everything)
+      const receiver = "stoker-stoker-operator-webhook-receiver"
+      assert.deepStrictEqual(
+        names(objects),
+        [...base, `Ingress ${receiver}`, `PodDisruptionBudget ${serviceAccount}`]
+          .concat(`Secret ${receiver}`, `Service ${receiver}`)
+          .sort()
+      )
+      const secret = yield* find(objects, "Secret")
+      assert.deepStrictEqual(secret["stringData"], { hmac: hmac.secret, token: token.secret })
+      for (const object of objects.filter((object) => object !== secret)) {
+        assert.notInclude(JSON.stringify(object), hmac.secret)
+        assert.notInclude(JSON.stringify(object), token.secret)
+      }
+      const { args, env, volumes } = yield* deployment(objects)
+      assert.include(args, "--webhook-receiver-port=9444")
+      assert.strictEqual(env["WEBHOOK_HMAC_SECRET_FILE"], "/etc/stoker/webhook-hmac/secret")
+      assert.strictEqual(env["WEBHOOK_BEARER_TOKEN_FILE"], "/etc/stoker/webhook-token/secret")
+      assert.containsSubset(volumes, [
+        { name: "webhook-hmac", secret: { secretName: receiver, items: [{ key: "hmac", path: "secret" }] } },
+        { name: "webhook-token", secret: { secretName: receiver, items: [{ key: "token", path: "secret" }] } }
+      ])
+    })
+  )
+
+  it.effect("mounts existing Secrets, which win over inline ones", () =>
+    Effect.gen(function* () {
+      const { objects } = yield* render({
+        webhookReceiver: {
+          enabled: true,
+          hmac: { ...hmac, secretRef: { name: "webhook-hmac" } },
+          token: { secretRef: { name: "webhook-token-secret", key: "custom" } }
+        }
+      })
+      assert.notInclude(names(objects).join(), "Secret ")
+      assert.containsSubset((yield* deployment(objects)).volumes, [
+        { secret: { secretName: "webhook-hmac", items: [{ key: "webhook-secret", path: "secret" }] } },
+        { secret: { secretName: "webhook-token-secret", items: [{ key: "custom", path: "secret" }] } }
+      ])
+    })
+  )
+
+  it.effect("leads the Ingress to the receiver", () =>
+    Effect.gen(function* () {
+      const { objects } = yield* render(everything)
+      const rendered = yield* find(objects, "Ingress")
+      const service = { name: "stoker-stoker-operator-webhook-receiver", port: { name: "http" } }
+      assert.deepStrictEqual(rendered["spec"], {
+        rules: [
+          {
+            host: "stoker.example.com",
+            http: { paths: [{ path: "/webhook", pathType: "Prefix", backend: { service } }] }
+          }
+        ],
+        tls: ingress.tls
+      })
+      assert.containsSubset(rendered.metadata, { annotations: ingress.annotations })
+    })
+  )
+
+  it.effect.each([
+    ["webhookReceiver", { webhookReceiver: { prot: 9444 } }],
+    ["port", { webhookReceiver: { port: "9444" } }],
+    ["webhookReciever", { webhookReciever: { enabled: true } }],
+    ["replicaCount", { replicaCount: 0 }],
+    ["hosts", { webhookReceiver: { enabled: true, ingress: { enabled: true } } }]
+  ] as const)("refuses a wrong value and names it (%s)", ([name, values]) =>
+    Effect.gen(function* () {
+      const { output, code } = yield* helm(["template", "stoker"], values)
+      assert.notStrictEqual(code, 0)
+      assert.include(output, name)
+    })
+  )
+
+  it.layer(Installed)("on an API server", (it) => {
+    const post = (client: HttpClient.HttpClient, path: string, body: object) =>
+      client.execute(HttpClientRequest.bodyJsonUnsafe(HttpClientRequest.post(path), body))
+
+    /** `verb [group/]resource[/subresource] [in namespace] [named name]` */
+    const isAllowed = Effect.fnUntraced(function* (question: string) {
+      const { admin } = yield* ControlPlane
+      const [, verb, group, resource, subresource, where, name] =
+        /^(\w+) (?:([\w.]*\.[\w.]+)\/)?(\w+)(?:\/(\w+))?(?: in ([\w-]+))?(?: named (\S+))?$/.exec(question)!
+      const response = yield* post(admin, "/apis/authorization.k8s.io/v1/subjectaccessreviews", {
+        apiVersion: "authorization.k8s.io/v1",
+        kind: "SubjectAccessReview",
+        spec: { user: manager, resourceAttributes: { verb, group, resource, subresource, namespace: where, name } }
+      })
+      const { status } = yield* HttpClientResponse.schemaBodyJson(Review)(response)
+      return status.allowed
+    })
+
+    it.effect("lets the controller do its work", () =>
+      Effect.gen(function* () {
+        const questions = [
+          ...["get", "list", "watch", "patch"].map((verb) => `${verb} stoker.io/gatewaysyncs`),
+          "patch stoker.io/gatewaysyncs/status in plant",
+          "update stoker.io/gatewaysyncs/finalizers in plant",
+          "get apiextensions.k8s.io/customresourcedefinitions named gatewaysyncs.stoker.io",
+          ...["get", "list", "watch", "create", "patch", "delete"].map((verb) => `${verb} configmaps in plant`),
+          ...["list", "watch"].map((verb) => `${verb} pods`),
+          ...["get", "create", "patch", "delete"].map((verb) => `${verb} secrets in plant`),
+          ...["create", "patch"].map((verb) => `${verb} events.k8s.io/events in plant`),
+          ...["get", "create", "patch", "delete"].flatMap((verb) => [
+            `${verb} rbac.authorization.k8s.io/roles in plant`,
+            `${verb} rbac.authorization.k8s.io/rolebindings in plant`
+          ]),
+          `create coordination.k8s.io/leases in ${namespace}`,
+          ...["get", "update"].map(
+            (verb) => `${verb} coordination.k8s.io/leases in ${namespace} named a86165bb.stoker.io`
+          ),
+          "create authentication.k8s.io/tokenreviews",
+          "create authorization.k8s.io/subjectaccessreviews"
+        ]
+        assert.deepStrictEqual(yield* Effect.filter(questions, isAllowed), questions)
+      })
+    )
+
+    it.effect("lets it do nothing else", () =>
+      Effect.gen(function* () {
+        const questions = [
+          "list secrets",
+          "watch secrets",
+          `list secrets in ${namespace}`,
+          "update secrets in plant",
+          "create stoker.io/gatewaysyncs in plant",
+          "delete stoker.io/gatewaysyncs in plant",
+          "create pods in plant",
+          "delete pods in plant",
+          "get coordination.k8s.io/leases in plant",
+          `update coordination.k8s.io/leases in ${namespace} named another`,
+          "bind rbac.authorization.k8s.io/clusterroles",
+          "escalate rbac.authorization.k8s.io/roles in plant",
+          "patch apiextensions.k8s.io/customresourcedefinitions named gatewaysyncs.stoker.io"
+        ]
+        assert.deepStrictEqual(yield* Effect.filter(questions, isAllowed), [])
+      })
+    )
+
+    it.effect("gives it every right that it grants to agents, and none that it lacks", () =>
+      Effect.gen(function* () {
+        const { admin, issueServiceAccountToken } = yield* ControlPlane
+        const credential = yield* issueServiceAccountToken(namespace, serviceAccount)
+        const asManager = HttpClient.mapRequest(
+          admin,
+          HttpClientRequest.setHeader("authorization", `Bearer ${Redacted.value(credential.token)}`)
+        )
+        const create = (kind: "Role" | "RoleBinding", rest: object) =>
+          post(asManager, `/apis/rbac.authorization.k8s.io/v1/namespaces/plant/${kind.toLowerCase()}s`, {
+            apiVersion: "rbac.authorization.k8s.io/v1",
+            kind,
+            ...rest
+          }).pipe(Effect.map((response) => response.status))
+        const metadata = { name: "stoker-agent-plant" }
+        assert.strictEqual(yield* create("Role", { metadata, rules: AgentAccess.rules("plant") }), 201)
+        const roleRef = { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: metadata.name }
+        const subjects = [{ kind: "ServiceAccount", name: "default", namespace: "plant" }]
+        assert.strictEqual(yield* create("RoleBinding", { metadata, roleRef, subjects }), 201)
+        const secrets = [{ apiGroups: [""], resources: ["secrets"], verbs: ["list"] }]
+        assert.strictEqual(yield* create("Role", { metadata: { name: "more" }, rules: secrets }), 403)
+      })
+    )
+
+    it.effect("makes pods that the restricted Pod Security Standard admits", () =>
+      Effect.gen(function* () {
+        const { admin } = yield* ControlPlane
+        const { objects } = yield* render(everything)
+        const { spec } = yield* Effect.flatMap(find(objects, "Deployment"), Schema.decodeUnknownEffect(AnyDeployment))
+        const response = yield* post(admin, `/api/v1/namespaces/${namespace}/pods`, {
+          metadata: { name: "manager" },
+          spec: spec.template.spec
+        })
+        assert.strictEqual(response.status, 201, yield* response.text)
+      })
+    )
+  })
+})
