@@ -355,9 +355,10 @@ const makeServer = Effect.fnUntraced(function* <A, E>(options: {
   } satisfies Server
 })
 
-const makeClient = Effect.fnUntraced(function* (connect: { readonly ca: string } | { readonly socketPath: string }) {
-  const dispatcher = yield* NodeHttpClient.makeDispatcherOptions({ connect })
-  return yield* Effect.provideService(NodeHttpClient.makeUndici, NodeHttpClient.Dispatcher, dispatcher)
+// Node's own client: the bundle cannot carry undici, which is loaded on demand and is not an ES module.
+const makeClient = Effect.fnUntraced(function* (options: { readonly ca: string } | { readonly socketPath: string }) {
+  const agent = yield* NodeHttpClient.makeAgent({ keepAlive: true, ...options })
+  return yield* Effect.provideService(NodeHttpClient.makeNodeHttp, NodeHttpClient.HttpAgent, agent)
 })
 
 /** Ready as people mean it: after a start, custom resources answer up to 80 ms later than `/readyz` says. */
