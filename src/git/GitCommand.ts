@@ -2,12 +2,13 @@ import * as Config from "effect/Config"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as FileSystem from "effect/FileSystem"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Path from "effect/Path"
 import * as Redacted from "effect/Redacted"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as ChildProcess from "effect/process/ChildProcess"
 import { type ChildProcessHandle, ChildProcessSpawner } from "effect/process/ChildProcessSpawner"
@@ -22,7 +23,7 @@ export interface Remote {
 }
 
 export interface Options {
-  /** The repository. Without: none, as for `ls-remote` of a URL. */
+  /** The repository, absolute. Without: none, as for `ls-remote` of a URL. */
   readonly gitDir?: string | undefined
   /** Without: no protocol is allowed at all, so nothing can reach out. */
   readonly remote?: Remote | undefined
@@ -58,6 +59,7 @@ export class GitCommand extends Context.Service<
         const spawner = yield* ChildProcessSpawner
         const fs = yield* FileSystem.FileSystem
         const path = yield* Path.Path
+        const owner = yield* Effect.scope
         const inherited = yield* Effect.orDie(inheritedEnvironment)
 
         /** Writes a secret where only we can read it, and removes it with the scope. */
@@ -109,6 +111,8 @@ export class GitCommand extends Context.Service<
           const remote =
             options.remote === undefined ? { config: {}, env: {} } : yield* remoteEnvironment(options.remote)
           return ChildProcess.make("git", args, {
+            // Not our own folder: git would take a repository around it, and its configuration, for the one meant.
+            cwd: "/",
             env: {
               ...inherited,
               ...baseEnvironment,
@@ -136,9 +140,10 @@ export class GitCommand extends Context.Service<
           const repository = options.remote?.url.display ?? options.gitDir ?? "git"
           const fail = (reason: Reason) => new GitError({ repository, reason })
           const deadline = Duration.fromInputUnsafe(options.deadline ?? "60 seconds")
-          const stdin = options.stdin
-          return yield* Effect.gen(function* () {
-            const base = yield* command(args, options)
+          const { stdin } = options
+          const base = yield* command(args, options)
+          const processScope = yield* Scope.fork(owner)
+          const output = Effect.gen(function* () {
             const handle = yield* spawnOrFail(
               repository,
               ChildProcess.make(base.command, base.args, {
@@ -158,15 +163,23 @@ export class GitCommand extends Context.Service<
                 fail({ _tag: "Command", detail: typeof error === "string" ? error : error.message })
               )
             )
-            return code === 0 ? stdout : yield* fail(classify(stderr, options.remote))
+            return { stdout, stderr, code }
           }).pipe(
-            Effect.scoped,
+            Scope.provide(processScope),
+            // After git's own end its helpers end by themselves, some as zombies until PID 1 looks: nobody waits for
+            // those. An interrupted git is waited for: it may hold locks.
+            Effect.onExit((exit) => {
+              const close = Scope.close(processScope, exit)
+              return Exit.isSuccess(exit) ? Effect.asVoid(Effect.forkIn(close, owner)) : close
+            }),
             Effect.timeoutOrElse({
               duration: deadline,
               orElse: () => Effect.fail(fail({ _tag: "Timeout", seconds: Duration.toSeconds(deadline) }))
             })
           )
-        })
+          const { code, stderr, stdout } = yield* output
+          return code === 0 ? stdout : yield* fail(classify(stderr, options.remote))
+        }, Effect.scoped)
 
         const spawn = Effect.fnUntraced(function* (
           args: ReadonlyArray<string>,
@@ -181,7 +194,7 @@ export class GitCommand extends Context.Service<
 }
 
 /** From SIGTERM to SIGKILL, for the whole process group. */
-const killAfter = Duration.seconds(2)
+const killAfter = Duration.seconds(1)
 
 /** What git and its helpers may see of our own environment: where programs, proxies and authorities are. */
 const inheritedEnvironment = Config.all({

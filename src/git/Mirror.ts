@@ -85,10 +85,11 @@ const sourceFile = "stoker-source"
 const lagging = Schedule.exponential("500 millis", 1.6).pipe(Schedule.upTo({ duration: "4 seconds" }))
 
 export const make = Effect.fnUntraced(function* (options: Options) {
-  const { folder, url } = options
+  const { url } = options
   const git = yield* GitCommand
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
+  const folder = path.resolve(options.folder)
   const fetching = yield* Semaphore.make(1)
   const ensured = yield* Ref.make<ReadonlySet<string>>(new Set())
   const trees = yield* Ref.make<ReadonlyMap<string, Buffer>>(new Map())
