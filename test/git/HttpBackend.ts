@@ -68,11 +68,9 @@ const serve = (
       PATH: process.env["PATH"],
       GIT_PROJECT_ROOT: root,
       GIT_HTTP_EXPORT_ALL: "1",
-      GIT_CONFIG_COUNT: "2",
+      GIT_CONFIG_COUNT: "1",
       GIT_CONFIG_KEY_0: "safe.directory",
       GIT_CONFIG_VALUE_0: "*",
-      GIT_CONFIG_KEY_1: "uploadpack.allowFilter",
-      GIT_CONFIG_VALUE_1: "true",
       PATH_INFO: decodeURIComponent(url.pathname),
       QUERY_STRING: url.search.slice(1),
       REQUEST_METHOD: request.method,
@@ -130,6 +128,7 @@ export const makeRepository = Effect.fnUntraced(function* (name: string) {
   const bare = path.join(server.root, name)
   const work = yield* fs.makeTempDirectoryScoped({ prefix: "stoker-test-work-" })
   git(server.root, "init", "-q", "--bare", bare)
+  git(bare, "config", "uploadpack.allowFilter", "true")
   git(work, "init", "-q")
   git(work, "remote", "add", "origin", bare)
   const commit = Effect.fnUntraced(function* (
@@ -154,6 +153,7 @@ export const makeRepository = Effect.fnUntraced(function* (name: string) {
     url: server.url(name),
     commit,
     push,
-    git: (...args: ReadonlyArray<string>) => git(work, ...args)
+    git: (...args: ReadonlyArray<string>) => git(work, ...args),
+    gitAtServer: (...args: ReadonlyArray<string>) => git(bare, ...args)
   }
 })

@@ -1,6 +1,6 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
-import { Effect, FileSystem, Layer, Stream } from "effect"
+import { Effect, Fiber, FileSystem, Layer, Redacted, Stream } from "effect"
 import { existsSync, readdirSync, writeFileSync } from "node:fs"
 import * as Credentials from "../../src/git/Credentials.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
@@ -221,6 +221,127 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       assert.lengthOf(Object.keys(yield* contents(mirror, { commit }, ["sites/7"])), 5)
       // The base of the former repository must not make the server send every blob.
       assert.isBelow(server.sent() - before, 2.5 * 5 * 4096)
+    })
+  )
+
+  it.effect("works with servers that know no filter, and with those of protocol v0, which hand out refs only", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("plain.git")
+      repository.gitAtServer("config", "uploadpack.allowFilter", "false")
+      const first = yield* repository.commit({ "a/a.txt": "1", "b.txt": "b" })
+      yield* repository.push()
+      const mirror = yield* open(repository.url)
+      assert.deepStrictEqual(yield* contents(mirror, { commit: first }, ["a"]), { "a/a.txt": "1" })
+
+      server.setFault((request) => {
+        delete request.headers["git-protocol"]
+        return false
+      })
+      const old = yield* open(repository.url)
+      assert.deepStrictEqual(yield* contents(old, { commit: first, ref: "main" }, ["a"]), { "a/a.txt": "1" })
+      const second = yield* repository.commit({ "a/a.txt": "2" })
+      repository.git("tag", "-a", "-m", "t", "v2")
+      const third = yield* repository.commit({ "a/a.txt": "3" })
+      yield* repository.push("HEAD:main", "v2")
+      assert.deepStrictEqual(yield* contents(old, { commit: second, ref: "v2" }, [""]), {
+        "a/a.txt": "2",
+        "b.txt": "b"
+      })
+      // The ref has moved on: what is there is not what was asked for.
+      const gone = yield* repository.commit({ "a/a.txt": "4" })
+      const error = yield* Effect.flip(old.ensure({ commit: gone, ref: "main" }))
+      assert.deepStrictEqual(error.reason, {
+        _tag: "CommitNotFound",
+        commit: gone,
+        detail: `"main" is at ${third}`
+      })
+      assert.strictEqual((yield* Effect.flip(old.ensure({ commit: gone }))).reason._tag, "CommitNotFound")
+      assert.strictEqual((yield* Effect.flip(old.ensure({ commit: gone, ref: "no" }))).reason._tag, "CommitNotFound")
+    })
+  )
+
+  it.effect("asks again for a commit that the server has not got yet", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("lagging.git")
+      yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const mirror = yield* open(repository.url)
+      const late = yield* repository.commit({ a: "2" })
+      let asked = 0
+      // The replica gets it after the first refusal.
+      server.setFault((request) => {
+        if (request.method === "GET" && ++asked === 2) repository.git("push", "-q", "origin", "HEAD:main")
+        return false
+      })
+      assert.deepStrictEqual(yield* contents(mirror, { commit: late }, [""]), { a: "2" })
+      assert.isAtLeast(asked, 2)
+    })
+  )
+
+  it.effect("survives fetches that are cut at any moment", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("cut-off.git")
+      yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const mirror = yield* openAt(folder, repository.url)
+      for (const moment of [1, 2]) {
+        const commit = yield* repository.commit({ a: `at ${moment}` })
+        yield* repository.push()
+        const reached = Promise.withResolvers<void>()
+        let count = 0
+        server.setFault(() => {
+          if (++count < moment) return false
+          reached.resolve()
+          return true
+        })
+        const fiber = yield* Effect.forkChild(mirror.ensure({ commit }))
+        yield* Effect.promise(() => reached.promise)
+        // As a git killed in the middle of writing leaves it.
+        writeFileSync(`${folder}/shallow.lock`, "")
+        yield* Fiber.interrupt(fiber)
+        assert.isFalse(existsSync(`${folder}/shallow.lock`))
+        server.setFault(undefined)
+        assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: `at ${moment}` })
+      }
+      // A reader that stops early does not spoil the next one.
+      const files = Object.fromEntries(Array.from({ length: 50 }, (_, index) => [`f${index}`, noise(65_536, index)]))
+      const commit = yield* repository.commit(files)
+      yield* repository.push()
+      yield* mirror.ensure({ commit })
+      const ids = (yield* mirror.listTree(commit, [""])).map(({ id }) => id)
+      assert.lengthOf(yield* Stream.runCollect(Stream.take(mirror.readBlobs(ids), 3)), 3)
+      const blobs = yield* Stream.runCollect(mirror.readBlobs(ids))
+      assert.deepStrictEqual(
+        blobs.map(({ id }) => id),
+        ids
+      )
+    })
+  )
+
+  it.effect("keeps nothing of the remote on disk", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const repository = yield* makeRepository("on-disk.git")
+      const commit = yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const url = yield* Effect.fromResult(RepositoryUrl.parse(repository.url))
+      const credentials = Credentials.token(Redacted.make("s3cret-marked"))
+      const mirror = yield* Mirror.make({ folder, url, credentials: Effect.succeed(credentials) })
+      yield* contents(mirror, { commit }, [""])
+      const marks = ["s3cret-marked", Buffer.from("x-access-token:s3cret-marked").toString("base64")]
+      for (const name of yield* fs.readDirectory(folder, { recursive: true })) {
+        if ((yield* fs.stat(`${folder}/${name}`)).type !== "File") continue
+        const content = Buffer.from(yield* fs.readFile(`${folder}/${name}`)).toString("latin1")
+        for (const mark of marks) assert.notInclude(content, mark, name)
+      }
     })
   )
 })
