@@ -66,7 +66,7 @@ export class GitServer extends Context.Service<
     readonly url: string
     /** A new, empty repository that everybody may read and push to. A name may have slashes. */
     readonly create: (name: string) => Effect.Effect<HostedRepository, GitRepository.GitFailed | PlatformError>
-    /** What was answered so far, oldest first. An answer is here before its client sees the end of it. */
+    /** The latest 10 000 answers, oldest first. An answer is here before its client sees the end of it. */
     readonly exchanges: Effect.Effect<ReadonlyArray<Exchange>>
     /** What is answered from now on. */
     readonly traffic: Stream.Stream<Exchange>
@@ -97,10 +97,13 @@ const make = Effect.fnUntraced(function* (port: number) {
   const folder = yield* processes.folder("stoker-git-")
   const repositories = yield* Ref.make<ReadonlyMap<string, Hosted>>(new Map())
   const log = yield* Ref.make<ReadonlyArray<Exchange>>([])
-  const published = yield* Effect.acquireRelease(PubSub.unbounded<Exchange>(), PubSub.shutdown)
+  const published = yield* Effect.acquireRelease(PubSub.sliding<Exchange>(kept), PubSub.shutdown)
 
   const record = (exchange: Exchange) =>
-    Effect.andThen(Ref.update(log, Array.append(exchange)), PubSub.publish(published, exchange))
+    Effect.andThen(
+      Ref.update(log, (all) => Array.takeRight([...all, exchange], kept)),
+      PubSub.publish(published, exchange)
+    )
 
   const server = yield* NodeHttpServer.make(() => createServer(), {
     host: "127.0.0.1",
@@ -164,6 +167,9 @@ const make = Effect.fnUntraced(function* (port: number) {
 
   return GitServer.of({ url, create, exchanges: Ref.get(log), traffic: Stream.fromPubSub(published) })
 })
+
+/** A sandbox stays up for days: its log must not grow with them. */
+const kept = 10_000
 
 const notFound = { status: 404 }
 

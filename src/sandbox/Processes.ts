@@ -10,7 +10,7 @@
  *
  * **Caveats**
  *
- * Needs a POSIX `sh`. A program that leaves its process group is not followed.
+ * Needs a POSIX `/bin/sh`. A program that leaves its process group is not followed.
  */
 import { Array, Context, Deferred, Duration, Effect, FileSystem, Layer, Path, Schedule, Schema } from "effect"
 import type { PlatformError } from "effect/PlatformError"
@@ -99,7 +99,7 @@ export class Processes extends Context.Service<
           )
         )
         const handle = yield* spawner.spawn(
-          ChildProcess.make("sh", ["-c", gate, logFile, command.command, ...command.args], {
+          ChildProcess.make("/bin/sh", ["-c", gate, logFile, command.command, ...command.args], {
             stdout: "ignore",
             stderr: "ignore",
             env: { ...command.env },
@@ -200,7 +200,7 @@ signal KILL
 const makeGuard = Effect.gen(function* () {
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
   const handle = yield* spawner.spawn(
-    ChildProcess.make("sh", ["-c", guardScript], {
+    ChildProcess.make("/bin/sh", ["-c", guardScript], {
       stdin: { stream: "pipe", endOnDone: false },
       stdout: "ignore",
       stderr: "ignore",

@@ -25,6 +25,7 @@ import {
   Schema
 } from "effect"
 import { FetchHttpClient, HttpClient } from "effect/http"
+import type { PlatformError } from "effect/PlatformError"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { createHash } from "node:crypto"
 import { parse as parseYaml } from "yaml"
@@ -168,29 +169,34 @@ export class Toolchain extends Context.Service<
         Effect.mapError((error) => new WayFailed({ why: `download: ${error.message}` }))
       )
 
-      /** One build of a tool at a time on this machine: a folder is the lock, its time shows that the holder lives. */
-      const withBuildLock = (tool: Tool) => {
+      /**
+       * One build of a tool at a time on this machine: a folder is the lock, its time shows that the holder lives.
+       * Answers what the holder has to do now and then.
+       */
+      const withBuildLock = Effect.fnUntraced(function* (tool: Tool) {
         const lock = `${cached(tool)}.lock`
-        const take = fileSystem.makeDirectory(lock).pipe(
-          Effect.tapError(() =>
-            Effect.gen(function* () {
-              const { mtime } = yield* fileSystem.stat(lock)
-              const now = yield* Clock.currentTimeMillis
-              const touched = Option.match(mtime, { onNone: () => 0, onSome: (date) => date.getTime() })
-              // Two that wait may both take over a stale lock; then both build, and each rename is whole.
-              if (now - touched > 30_000) yield* fileSystem.remove(lock, { recursive: true })
-            }).pipe(Effect.ignore)
-          ),
-          Effect.retry(Schedule.spaced("500 millis"))
+        const take = Effect.acquireRelease(fileSystem.makeDirectory(lock), () =>
+          Effect.ignore(fileSystem.remove(lock, { recursive: true }))
         )
-        return Effect.acquireRelease(take, () => Effect.ignore(fileSystem.remove(lock, { recursive: true }))).pipe(
-          Effect.as(
-            Effect.flatMap(Clock.currentTimeMillis, (now) =>
-              Effect.ignore(fileSystem.utimes(lock, now / 1000, now / 1000))
+        const isAbandoned = Effect.gen(function* () {
+          const { mtime } = yield* fileSystem.stat(lock)
+          const now = yield* Clock.currentTimeMillis
+          return Option.exists(mtime, (date) => now - date.getTime() > 30_000)
+        })
+        yield* take.pipe(
+          Effect.catchIf(isTaken, (taken) =>
+            Effect.flatMap(isAbandoned, (abandoned) =>
+              // Two may do this at once; then both build, and each rename is whole.
+              abandoned ? Effect.andThen(fileSystem.remove(lock, { recursive: true }), take) : Effect.fail(taken)
             )
-          )
+          ),
+          Effect.tapError(() => Console.error(`Another run builds ${tool}; waiting for it …`)),
+          Effect.retry({ schedule: Schedule.spaced("2 seconds"), while: isTaken })
         )
-      }
+        return Effect.flatMap(Clock.currentTimeMillis, (now) =>
+          Effect.ignore(fileSystem.utimes(lock, now / 1000, now / 1000))
+        )
+      })
 
       const fromGo = Effect.fnUntraced(
         function* (tool: Tool) {
@@ -304,6 +310,8 @@ const recipes: Readonly<Record<Tool, Recipe>> = {
     takes: "about a minute"
   }
 }
+
+const isTaken = (error: PlatformError) => error.reason._tag === "AlreadyExists"
 
 /** Why one way did not work, for the list in {@link ToolMissing}. */
 class WayFailed extends Schema.TaggedError<WayFailed>()("WayFailed", { why: Schema.String }) {

@@ -113,6 +113,39 @@ layer(Everything, { excludeTestServices: true })("Toolchain", (it) => {
     })
   )
 
+  /** Stands for Go: makes a program that prints what it was built from. */
+  const fakeGo = `
+[ "$1" = build ] || exit 0
+while [ "$1" != -o ]; do shift; done
+[ -f go.mod ] || exit 1
+printf '#!/bin/sh\\n# %s CGO_ENABLED=%s' "$3" "$CGO_ENABLED" >"$2"`
+
+  it.effect("builds from Go modules, also where a run that was killed has left its lock", () =>
+    Effect.gen(function* () {
+      const { find, folder, program } = yield* workbench
+      const fileSystem = yield* FileSystem.FileSystem
+      const path = yield* Path.Path
+      yield* program("path", "go", fakeGo)
+      const place = path.join(folder, "cache/kube-apiserver/v1.36.3")
+      const lock = path.join(place, "kube-apiserver.lock")
+      yield* fileSystem.makeDirectory(lock, { recursive: true })
+      yield* fileSystem.utimes(lock, 1, 1)
+      const built = yield* find("kube-apiserver", offline)
+      assert.strictEqual(built, path.join(place, "kube-apiserver"))
+      assert.include(yield* fileSystem.readFileString(built), "k8s.io/kubernetes/cmd/kube-apiserver CGO_ENABLED=0")
+      assert.deepStrictEqual(yield* fileSystem.readDirectory(place), ["kube-apiserver"])
+    })
+  )
+
+  it.effect("shows what Go said when the build fails", () =>
+    Effect.gen(function* () {
+      const { find, program } = yield* workbench
+      yield* program("path", "go", '[ "$1" = version ] || { echo "module lookup disabled"; exit 1; }')
+      const error = yield* Effect.flip(find("helm", offline))
+      assert.include(error.message, "module lookup disabled")
+    })
+  )
+
   it.effect("chooses the newest patch of our minor version, for this platform", () =>
     Effect.sync(() => {
       const archive = (version: string) => ({
