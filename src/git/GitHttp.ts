@@ -129,8 +129,34 @@ export const conversation = Effect.fnUntraced(function* (agents: Agents, remote:
       ? follow(request)
       : Effect.flatMap(Ref.get(movedBase), (to) => send(new URL(to + request.url.slice(base.length)), request))
 
-  return exchange
+  return { exchange, location: Ref.get(movedBase) }
 })
+
+/** What every conversation begins with: it says what the server can do, and where it is now. */
+export const discovery = (remote: Remote): Request => ({
+  method: "GET",
+  url: `${remote.url.href}/info/refs?service=git-upload-pack`,
+  headers: { "git-protocol": "version=2" }
+})
+
+/** Where the repository is now, when the server redirects from its URL. */
+export const locate = Effect.fnUntraced(
+  function* (remote: Remote) {
+    const { exchange, location } = yield* conversation(yield* makeAgents, remote)
+    const { headers, status } = yield* exchange(discovery(remote))
+    if (status !== 200) {
+      const reason = reasonOfStatus(status, headers["retry-after"], remote)
+      return yield* new GitError({ repository: remote.url.display, reason })
+    }
+    return yield* location
+  },
+  Effect.scoped,
+  (effect, remote) =>
+    Effect.timeoutOrElse(effect, {
+      duration: "30 seconds",
+      orElse: () => new GitError({ repository: remote.url.display, reason: { _tag: "Timeout", seconds: 30 } })
+    })
+)
 
 const tlsCode = /^(?:ERR_TLS_|ERR_SSL_|CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|HOSTNAME_MISMATCH|EPROTO$)/
 

@@ -13,6 +13,7 @@ import * as Stream from "effect/Stream"
 import type * as Credentials from "./Credentials.ts"
 import { GitCommand } from "./GitCommand.ts"
 import { GitError, type Reason } from "./GitError.ts"
+import * as GitHttp from "./GitHttp.ts"
 import * as ObjectReader from "./ObjectReader.ts"
 import type * as RepositoryUrl from "./RepositoryUrl.ts"
 
@@ -24,6 +25,8 @@ export interface Options {
   readonly credentials: Effect.Effect<Credentials.Credentials, GitError>
   /** For one fetch. Default 10 minutes; a stalled connection ends after 30 s anyway. */
   readonly deadline?: Duration.Input | undefined
+  /** Every fetch leaves a pack; when there are more, they are packed into one. Default 32. */
+  readonly maxPacks?: number | undefined
 }
 
 export interface Target {
@@ -155,31 +158,47 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   yield* Ref.set(ensured, new Set(kept.flatMap((commit) => (commit === undefined ? [] : [commit]))))
   const based = yield* Ref.make(source === url.display && kept.some((commit) => commit !== undefined))
   const reader = yield* ObjectReader.make(folder)
+  const scope = yield* Effect.scope
+  const location = yield* Ref.make(url.href)
+
+  /** Makes every git of this clone take missing objects for ones that the server still has. */
+  const promisor = { "remote.origin.promisor": "true", "remote.origin.partialclonefilter": "blob:none" }
 
   /** Runs one `git fetch`; whatever it left behind when it failed or was ended is removed. */
-  const fetch = Effect.fnUntraced(function* (
-    args: ReadonlyArray<string>,
-    config: Record<string, string>,
-    stdin?: string
-  ) {
-    const credentials = yield* options.credentials
-    yield* git
-      .run(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", ...args], {
+  const fetchFrom = Effect.fnUntraced(
+    function* (href: string, args: ReadonlyArray<string>, config: Record<string, string>, stdin?: string) {
+      yield* git.run(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", ...args], {
         gitDir: folder,
-        remote: { url, credentials },
+        remote: { url, credentials: yield* options.credentials },
         deadline: options.deadline ?? "10 minutes",
         config: {
-          "remote.origin.url": url.href,
-          "remote.origin.promisor": "true",
-          "remote.origin.partialclonefilter": "blob:none",
+          ...promisor,
+          "remote.origin.url": href,
           "http.lowSpeedLimit": "1",
           "http.lowSpeedTime": "30",
           ...config
         },
         ...(stdin === undefined ? {} : { stdin })
       })
-      .pipe(Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(removeLeftovers))))
-  })
+    },
+    Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(removeLeftovers)))
+  )
+
+  /**
+   * The same, and where the server has moved the repository (renamed at the forge), at its new place: git itself would
+   * show the credentials to wherever a redirect leads, so it follows none.
+   */
+  const fetch = (args: ReadonlyArray<string>, config: Record<string, string>, stdin?: string) =>
+    Effect.flatMap(Ref.get(location), (href) => fetchFrom(href, args, config, stdin)).pipe(
+      Effect.catchIf(
+        (error) => error.reason._tag === "Moved",
+        Effect.fnUntraced(function* () {
+          const href = yield* GitHttp.locate({ url, credentials: yield* options.credentials })
+          yield* Ref.set(location, href)
+          yield* fetchFrom(href, args, config, stdin)
+        })
+      )
+    )
 
   const fetchInto = Effect.fnUntraced(function* (wanted: string) {
     // Everything new against the base comes with one request; without a base only trees come.
@@ -315,7 +334,19 @@ export const make = Effect.fnUntraced(function* (options: Options) {
       )
     )
 
-  const setApplied = (commit: string) => onDisk(writeFile(appliedRef, `${commit}\n`))
+  /** One pack instead of many. In the background: nobody waits for it but the next fetch. */
+  const pack = git.run(["repack", "-a", "-d", "-q"], { gitDir: folder, config: promisor, deadline: "10 minutes" }).pipe(
+    Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(removeLeftovers))),
+    fetching.withPermit,
+    Effect.catch((error) => Effect.logWarning("packing the clone failed, it goes on unpacked", error.message)),
+    Effect.forkIn(scope)
+  )
+
+  const setApplied = Effect.fnUntraced(function* (commit: string) {
+    yield* onDisk(writeFile(appliedRef, `${commit}\n`))
+    const packs = yield* onDisk(fs.readDirectory(at("objects", "pack")))
+    if (packs.filter((name) => name.endsWith(".pack")).length > (options.maxPacks ?? 32)) yield* pack
+  })
 
   return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied })
 })

@@ -96,14 +96,8 @@ type List = (prefixes: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Ser
 
 /** One capability request, then one `ls-refs` a prefix, all at once. */
 const overHttp = Effect.fnUntraced(function* (agents: GitHttp.Agents, remote: Remote) {
-  const exchange = yield* GitHttp.conversation(agents, remote)
-  const discover = yield* Effect.cached(
-    exchange({
-      method: "GET",
-      url: `${remote.url.href}/info/refs?service=git-upload-pack`,
-      headers: { "git-protocol": "version=2" }
-    })
-  )
+  const { exchange } = yield* GitHttp.conversation(agents, remote)
+  const discover = yield* Effect.cached(exchange(GitHttp.discovery(remote)))
   const http = (signal: AbortSignal): IsomorphicGit.HttpClient => ({
     request: (request) =>
       Effect.runPromise(

@@ -344,4 +344,61 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       }
     })
   )
+
+  it.effect("follows a repository that was renamed, with its credentials, on the same server", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("new-name.git")
+      const commit = yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const refusals: Array<string> = []
+      server.setFault((request, response) => {
+        if (request.headers.authorization === undefined) refusals.push(request.url ?? "")
+        if (request.url?.startsWith("/old-name.git/") !== true) return false
+        response.writeHead(301, { location: request.url.replace("old-name", "new-name") }).end()
+        return true
+      })
+      const mirror = yield* Mirror.make({
+        folder: yield* makeFolder,
+        url: yield* Effect.fromResult(RepositoryUrl.parse(server.url("old-name.git"))),
+        credentials: Effect.succeed(Credentials.token(Redacted.make("t")))
+      })
+      assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: "1" })
+      assert.deepStrictEqual(refusals, [])
+      // The new place is remembered.
+      server.requests.length = 0
+      const second = yield* repository.commit({ a: "2" })
+      yield* repository.push()
+      assert.deepStrictEqual(yield* contents(mirror, { commit: second }, [""]), { a: "2" })
+      assert.isTrue(server.requests.every((request) => request.includes("/new-name.git/")))
+    })
+  )
+
+  it.effect("keeps the number of packs bounded", () =>
+    Effect.gen(function* () {
+      const repository = yield* makeRepository("packs.git")
+      const first = yield* repository.commit(plant(2, 3, 512))
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const mirror = yield* Mirror.make({
+        folder,
+        url: yield* Effect.fromResult(RepositoryUrl.parse(repository.url)),
+        credentials: Effect.succeed(Credentials.none),
+        maxPacks: 3
+      })
+      const site = yield* contents(mirror, { commit: first }, ["sites/0"])
+      for (const round of [1, 2, 3, 4, 5, 6, 7, 8]) {
+        const commit = yield* repository.commit({ "sites/0/x": String(round) })
+        yield* repository.push()
+        assert.deepStrictEqual(yield* contents(mirror, { commit }, ["sites/0"]), {
+          ...site,
+          "sites/0/x": String(round)
+        })
+        yield* mirror.setApplied(commit)
+      }
+      const packs = readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
+      assert.isAtMost(packs.length, 5)
+    })
+  )
 })
