@@ -1,6 +1,7 @@
 // The one door of `npm start`, `npm test` and friends. It needs nothing but the Node (20 or newer) that npm
 // itself runs on: it installs what the lock file names where that is missing, builds `dist/` where a source is
-// newer, and then runs the given script under the Node of `node_modules` (26), which npm has put there.
+// newer, and then runs the given script; under the Node 26 that npm has put into `node_modules` where the machine's own
+// is older than 22.19.
 import { spawn, spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
@@ -14,7 +15,7 @@ if (script === undefined) {
   process.exit(2)
 }
 
-const [major] = process.versions.node.split(".").map(Number)
+const [major, minor] = process.versions.node.split(".").map(Number)
 if (major < 20) {
   console.error(`Stoker is set up by Node 20 or newer; this is ${process.version}. Install a newer Node and try again.`)
   process.exit(2)
@@ -44,8 +45,11 @@ if (!existsSync(installed) || readFileSync(installed, "utf8") !== lock) {
   writeFileSync(installed, lock)
 }
 
-const local = join(root, "node_modules", ".bin", "node")
-const node = existsSync(local) ? local : process.execPath
+// Where the machine's own Node is new enough it is taken (a prebuilt one would not even run on NixOS).
+const isNewEnough = major > 22 || (major === 22 && minor >= 19)
+const bin = join(root, "node_modules", ".bin")
+const node = isNewEnough ? process.execPath : join(bin, "node")
+const path = [...(isNewEnough ? [dirname(process.execPath)] : []), bin, process.env.PATH ?? ""].join(":")
 
 const digest = () => {
   const hash = createHash("sha256").update(lock)
@@ -77,7 +81,7 @@ const child = spawn(node, [join(root, script), ...rest], {
   stdio: "inherit",
   env: {
     ...process.env,
-    PATH: `${join(root, "node_modules", ".bin")}:${process.env.PATH ?? ""}`,
+    PATH: path,
     // The child ends itself when this process is gone: SIGKILL reaches only one of the two.
     STOKER_PARENT_PID: String(process.pid)
   }
