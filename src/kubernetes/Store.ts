@@ -43,11 +43,19 @@ export interface Writer<A> {
   readonly store: Store<A>
   /** Takes the events of a watcher and says what changed, in order. */
   readonly write: (events: ReadonlyArray<Event<A>>) => Effect.Effect<ReadonlyArray<Change<A>>>
+  /**
+   * Takes the API server's answer to a write of our own, so that the next look does not see what was there before it.
+   * Nothing is announced, now or when the watch brings the same version. Only an object that is known under this UID is
+   * replaced, so an answer that comes after the deletion brings nothing back to life.
+   */
+  readonly acknowledge: (id: Identity, object: A) => Effect.Effect<void>
 }
 
 interface Entry<A> {
   readonly id: Identity
   readonly object: A
+  /** Known from an answer: the watch may still bring older versions. */
+  readonly acknowledged?: boolean
 }
 
 export const make = Effect.fnUntraced(function* <A>(
@@ -126,9 +134,15 @@ export const make = Effect.fnUntraced(function* <A>(
             done = true
             break
           }
-          case "Apply":
-            set({ id: event.id, object: event.object }, false, changes)
+          case "Apply": {
+            const known = entries.get(Resource.key(event.id))
+            const stale =
+              known?.acknowledged === true &&
+              known.id.uid === event.id.uid &&
+              isOlder(event.id.resourceVersion, known.id.resourceVersion)
+            if (!stale) set({ id: event.id, object: event.object }, false, changes)
             break
+          }
           case "Delete":
             remove(Resource.key(event.id), false, changes)
             break
@@ -149,6 +163,17 @@ export const make = Effect.fnUntraced(function* <A>(
       return Effect.as(Deferred.succeed(latch, undefined), changes)
     })
 
+  const acknowledge = (id: Identity, object: A) =>
+    Effect.sync(() => {
+      const key = Resource.key(id)
+      const known = entries.get(key)
+      if (known === undefined || known.id.uid !== id.uid || !isOlder(known.id.resourceVersion, id.resourceVersion))
+        return
+      index(key, known.object, "remove")
+      entries.set(key, { id, object, acknowledged: true })
+      index(key, object, "add")
+    })
+
   const whenReady = <B>(read: () => B): Effect.Effect<B, StoreNotReady> =>
     Effect.suspend(() =>
       ready ? Effect.succeed(read()) : Effect.fail(new StoreNotReady({ resource: resource.plural }))
@@ -156,6 +181,7 @@ export const make = Effect.fnUntraced(function* <A>(
 
   return {
     write,
+    acknowledge,
     store: {
       ready: Deferred.await(latch),
       isReady: Effect.sync(() => ready),
@@ -168,3 +194,7 @@ export const make = Effect.fnUntraced(function* <A>(
 })
 
 const ref = (id: Identity): Resource.ObjectRef => ({ namespace: id.namespace, name: id.name })
+
+/** Kubernetes compares them as numbers since 1.35, and has always made them as such; what is none is never older. */
+const isOlder = (a: string, b: string): boolean =>
+  /^\d+$/.test(a) && /^\d+$/.test(b) && (a.length === b.length ? a < b : a.length < b.length)

@@ -84,14 +84,16 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
     }
   }
 
-  const next: Effect.Effect<Job<K>> = Effect.gen(function* () {
-    while (true) {
-      wake.closeUnsafe()
-      const job = poll(yield* Clock.currentTimeMillis)
-      if (typeof job !== "number") return job
-      yield* Number.isFinite(job) ? Effect.raceFirst(wake.await, Effect.sleep(job)) : wake.await
-    }
-  })
+  /** Only the waiting can be interrupted: a job that was taken is never lost. */
+  const next = (restore: <A>(effect: Effect.Effect<A>) => Effect.Effect<A>): Effect.Effect<Job<K>> =>
+    Effect.gen(function* () {
+      while (true) {
+        wake.closeUnsafe()
+        const job = poll(yield* Clock.currentTimeMillis)
+        if (typeof job !== "number") return job
+        yield* restore(Number.isFinite(job) ? Effect.raceFirst(wake.await, Effect.sleep(job)) : wake.await)
+      }
+    })
 
   const done = (key: K, after: Duration.Duration | undefined) =>
     Effect.flatMap(Clock.currentTimeMillis, (now) => {
@@ -110,17 +112,20 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
       const permits = yield* Semaphore.make(concurrency)
       const fibers = yield* FiberSet.make<void>()
       yield* Effect.addFinalizer(() => Effect.ignore(Effect.timeout(FiberSet.awaitEmpty(fibers), drain)))
-      while (true) {
-        yield* permits.take(1)
-        const job = yield* next
-        yield* worker(job).pipe(
-          // A defect must not take the key out of the queue for ever.
-          Effect.onExit((exit) => done(job.key, exit._tag === "Success" ? exit.value : Duration.seconds(30))),
-          Effect.ensuring(permits.release(1)),
-          Effect.asVoid,
-          FiberSet.run(fibers)
-        )
-      }
+      const start = Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function* () {
+          yield* restore(permits.take(1))
+          const job = yield* next(restore)
+          yield* restore(worker(job)).pipe(
+            // A defect must not take the key out of the queue for ever.
+            Effect.onExit((exit) => done(job.key, exit._tag === "Success" ? exit.value : Duration.seconds(30))),
+            Effect.ensuring(permits.release(1)),
+            Effect.asVoid,
+            FiberSet.run(fibers)
+          )
+        })
+      )
+      return yield* Effect.forever(start)
     }).pipe(Effect.scoped)
 
   return { add, run, size: Effect.sync(() => ({ waiting: waiting.size, running: running.size })) }

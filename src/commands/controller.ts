@@ -1,0 +1,202 @@
+/**
+ * `stoker controller`: resolves refs, tells the agents, receives webhooks. Every replica mirrors and receives; one leads.
+ */
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Config, Deferred, Effect, Exit, Layer, Option, Schema } from "effect"
+import { Command, Flag } from "effect/cli"
+import { SecureRandom } from "effect/crypto"
+import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
+import { PrometheusMetrics } from "effect/observability"
+import { createServer } from "node:http"
+import * as Names from "../api/Names.ts"
+import { GatewaySyncController } from "../controller/GatewaySyncController.ts"
+import { Memory } from "../controller/Memory.ts"
+import { SharedRefs } from "../controller/SharedRefs.ts"
+import { Stores } from "../controller/Stores.ts"
+import { GitCommand } from "../git/GitCommand.ts"
+import { ApiClient } from "../kubernetes/ApiClient.ts"
+import { KubeConfig } from "../kubernetes/KubeConfig.ts"
+import * as LeaderElection from "../kubernetes/LeaderElection.ts"
+import { Health } from "../telemetry/Health.ts"
+import { Supervisor } from "../telemetry/Supervisor.ts"
+import * as Telemetry from "../telemetry/Telemetry.ts"
+import { version } from "../Version.ts"
+
+/** The command line does not say what to do. Correct it. */
+class BadAddress extends Schema.TaggedError<BadAddress>()("BadAddress", { flag: Schema.String, value: Schema.String }) {
+  override get message(): string {
+    return `--${this.flag}=${this.value} is no address: write :8081 or 127.0.0.1:8081 (port 0 takes a free one), or 0 for none`
+  }
+}
+
+interface Address {
+  readonly host?: string
+  readonly port: number
+}
+
+/** An address as Go programs take it; none for `0`. */
+export const parseAddress = (flag: string, value: string): Effect.Effect<Option.Option<Address>, BadAddress> => {
+  if (value === "0") return Effect.succeed(Option.none())
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:]*):(\d{1,5})$/.exec(value)
+  const port = Number(match?.[2])
+  if (match === null || port > 65_535) return Effect.fail(new BadAddress({ flag, value }))
+  const host = match[1]!.replace(/^\[|\]$/g, "")
+  return Effect.succeed(Option.some(host === "" ? { port } : { host, port }))
+}
+
+/** Serves routes, and says where: programs that gave port 0 read it from this line. */
+const serve = <E, R>(what: string, address: Address, routes: Layer.Layer<never, E, R>) =>
+  HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
+    Layer.merge(
+      Layer.effectDiscard(
+        Effect.gen(function* () {
+          const { address: bound } = yield* HttpServer.HttpServer
+          const port = "port" in bound ? bound.port : 0
+          yield* Effect.annotateLogs(Effect.logInfo("listening"), { what, port })
+        })
+      )
+    ),
+    Layer.provide(NodeHttpServer.layer(() => createServer(), { ...address, gracefulShutdownTimeout: "5 seconds" })),
+    Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen)(() => true))
+  )
+
+interface Flags {
+  readonly leaderElect: boolean
+  readonly healthProbeBindAddress: string
+  readonly metricsBindAddress: string
+  readonly metricsSecure: boolean
+  readonly webhookReceiverPort: number
+}
+
+/** Up in the order of the lines, down in the opposite one. */
+const main = Effect.fnUntraced(function* (flags: Flags) {
+  const probes = yield* parseAddress("health-probe-bind-address", flags.healthProbeBindAddress)
+  const metrics = yield* parseAddress("metrics-bind-address", flags.metricsBindAddress)
+  const { register } = yield* Health
+  const { failed, supervise } = yield* Supervisor
+
+  if (Option.isSome(probes)) yield* Layer.build(serve("probes", probes.value, Health.routes))
+  if (Option.isSome(metrics)) {
+    if (flags.metricsSecure) {
+      yield* Effect.logWarning(
+        "metrics are not served: this version cannot yet ask callers for a token; --metrics-secure=false serves them in the clear"
+      )
+    } else yield* Layer.build(serve("metrics", metrics.value, PrometheusMetrics.layerHttp()))
+  }
+
+  const context = yield* Layer.build(
+    Layer.provideMerge(
+      GatewaySyncController.layer,
+      Layer.mergeAll(Stores.layer, SharedRefs.layer, SecureRandom.layerWebCrypto)
+    ).pipe(Layer.provideMerge(Memory.layer), Layer.provide(GitCommand.layer))
+  )
+  yield* Effect.gen(function* () {
+    const stores = yield* Stores
+    const controller = yield* GatewaySyncController
+    for (const { store, what } of [
+      { what: "gatewaysyncs", store: stores.gatewaySyncs.store },
+      { what: "pods", store: stores.pods.store },
+      { what: "configmaps", store: stores.maps.store }
+    ]) {
+      yield* register(
+        "ready",
+        what,
+        Effect.flatMap(store.isReady, (isReady) => (isReady ? Effect.void : Effect.fail("not listed yet")))
+      )
+    }
+
+    // The leader's work is begun after the receiver, and must be drained after it: its fiber waits from here on.
+    const receiving = yield* Deferred.make<void>()
+    const work = Effect.scoped(Effect.andThen(supervise("controller", controller.run), Effect.never))
+    yield* Effect.forkScoped(Effect.andThen(Deferred.await(receiving), flags.leaderElect ? elected(work) : work))
+
+    yield* stores.ready
+    yield* Effect.logInfo("the stores are complete")
+    yield* Deferred.succeed(receiving, undefined)
+
+    let stopping = false
+    yield* register(
+      "ready",
+      "process",
+      Effect.suspend(() => (stopping ? Effect.fail("stopping") : Effect.void))
+    )
+    yield* Effect.addFinalizer(() =>
+      Effect.andThen(
+        Effect.sync(() => {
+          stopping = true
+        }),
+        Effect.logInfo("stopping")
+      )
+    )
+    return yield* failed
+  }).pipe(Effect.provide(context))
+}, Effect.scoped)
+
+/** Runs the work while this process leads. Its Lease goes over connections of its own. */
+const elected = Effect.fnUntraced(function* <A, E, R>(work: Effect.Effect<A, E, R>) {
+  const { namespace } = yield* KubeConfig
+  const { uuidV4 } = yield* SecureRandom.SecureRandom
+  const pod = yield* Config.String("POD_NAME").pipe(Config.withDefault("stoker"))
+  const own = yield* Layer.build(Layer.fresh(ApiClient.layer))
+  const mine = yield* Effect.context<R>()
+  yield* LeaderElection.lead(
+    {
+      namespace,
+      name: Names.lease,
+      identity: `${pod}_${(yield* uuidV4()).slice(0, 8)}`,
+      lost: Effect.andThen(
+        Effect.logFatal("the lease was lost, so this process ends at once: another may lead"),
+        // No grace: what a leader does after this may undo what the next one does.
+        Effect.sync(() => process.exit(1))
+      )
+    },
+    Effect.provide(work, mine)
+  ).pipe(Effect.provide(own))
+})
+
+const base = Layer.mergeAll(Health.layer, Supervisor.layer, ApiClient.layer).pipe(
+  Layer.provideMerge(KubeConfig.layer),
+  Layer.provideMerge(NodeServices.layer),
+  Layer.provideMerge(Telemetry.layer({ service: "stoker-controller", version }))
+)
+
+const command = Command.make(
+  "controller",
+  {
+    leaderElect: Flag.Boolean("leader-elect").pipe(
+      Flag.withDescription("Lead only with the Lease; needed with more than one replica"),
+      Flag.withDefault(false)
+    ),
+    healthProbeBindAddress: Flag.String("health-probe-bind-address").pipe(
+      Flag.withDescription("Address of /healthz and /readyz; 0 = none"),
+      Flag.withDefault(":8081")
+    ),
+    metricsBindAddress: Flag.String("metrics-bind-address").pipe(
+      Flag.withDescription("Address of /metrics; 0 = none"),
+      Flag.withDefault(":8443")
+    ),
+    metricsSecure: Flag.Boolean("metrics-secure").pipe(
+      Flag.withDescription("Metrics only over TLS and to callers with a token"),
+      Flag.withDefault(true)
+    ),
+    webhookCertPath: Flag.String("webhook-cert-path").pipe(
+      Flag.withDescription("Folder with tls.crt and tls.key of the admission server"),
+      Flag.withDefault("")
+    ),
+    webhookReceiverPort: Flag.Int("webhook-receiver-port").pipe(
+      Flag.withDescription("Port of the webhook receiver; 0 = off"),
+      Flag.withDefault(9444)
+    )
+  },
+  (flags) => Effect.provide(main(flags), base)
+).pipe(Command.withDescription("Resolves refs, tells the agents, receives webhooks"))
+
+export const run = (args: ReadonlyArray<string>): void =>
+  Command.runWith(command, { version })(args).pipe(Effect.provide(NodeServices.layer), (program) =>
+    NodeRuntime.runMain(program, {
+      // SIGTERM is how Kubernetes asks for a clean stop.
+      teardown: (exit, onExit) => onExit(Exit.isSuccess(exit) || Exit.hasInterrupts(exit) ? 0 : 1)
+    })
+  )

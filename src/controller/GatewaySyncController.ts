@@ -1,0 +1,211 @@
+/**
+ * What Stoker does for one GatewaySync: ordered small steps, each says what it found, one summary, one apply of the status.
+ *
+ * Level-based: a key says only "look again"; everything is read from the stores. What a reconcile writes is compared with
+ * what the stores show, so a plant that does not change costs no write.
+ */
+import { Cause, Clock, Config, Context, DateTime, Duration, Effect, Equal, Layer, Option, Schema } from "effect"
+import { SecureRandom } from "effect/crypto"
+import * as GatewaySync from "../api/GatewaySync.ts"
+import * as Names from "../api/Names.ts"
+import * as Profile from "../api/Profile.ts"
+import * as RequestedRef from "../api/RequestedRef.ts"
+import { ApiClient } from "../kubernetes/ApiClient.ts"
+import { ApiError } from "../kubernetes/ApiError.ts"
+import * as Controller from "../kubernetes/Controller.ts"
+import * as Resource from "../kubernetes/Resource.ts"
+import type { StoreNotReady } from "../kubernetes/Store.ts"
+import type { Job } from "../kubernetes/WorkQueue.ts"
+import * as Traceparent from "../telemetry/Traceparent.ts"
+import { Memory } from "./Memory.ts"
+import { SharedRefs } from "./SharedRefs.ts"
+import { byGatewaySync, byNamespace, Stores } from "./Stores.ts"
+import * as AgentAccess from "./steps/AgentAccess.ts"
+import * as Deletion from "./steps/Deletion.ts"
+import * as Discovery from "./steps/Discovery.ts"
+import * as Finalizer from "./steps/Finalizer.ts"
+import * as Maps from "./steps/Maps.ts"
+import * as Owned from "./steps/Owned.ts"
+import * as Request from "./steps/Request.ts"
+import * as Resolve from "./steps/Resolve.ts"
+import * as Summary from "./steps/Summary.ts"
+import * as Time from "./Time.ts"
+
+/** Reconciles at once; each object has at most one write in flight, because a key runs only once at a time. */
+export const concurrency = 8
+/** How long running reconciles may take to finish when the controller stops. */
+export const drain = Duration.seconds(30)
+
+type Needs = ApiClient | Memory | SecureRandom.SecureRandom | SharedRefs | Stores
+
+export class GatewaySyncController extends Context.Service<
+  GatewaySyncController,
+  {
+    /** Looks at one GatewaySync, and says when to look again unless something changes. */
+    readonly reconcile: (
+      job: Pick<Job<string>, "key" | "reason">
+    ) => Effect.Effect<Duration.Duration | undefined, ApiError | StoreNotReady>
+    /** Works the queue until interrupted. Only one process of a cluster may. */
+    readonly run: Effect.Effect<never>
+  }
+>()("stoker/controller/GatewaySyncController") {
+  static readonly layer = Layer.effect(
+    GatewaySyncController,
+    Effect.gen(function* () {
+      const context = yield* Effect.context<Needs>()
+      const bindsAgents = yield* Config.Boolean("AUTO_BIND_AGENT_RBAC").pipe(Config.withDefault(true))
+      const { queue, ready } = yield* Stores
+      const reconcile = (job: Pick<Job<string>, "key" | "reason">) =>
+        Effect.provide(look(job.key, job.reason, bindsAgents), context)
+      return {
+        reconcile,
+        run: Effect.andThen(ready, Controller.run({ queue, reconcile, retry, concurrency, drain }))
+      }
+    })
+  )
+}
+
+/** The delay after a failure; the same write again helps only against what passes by itself. */
+export const retry = (
+  error: ApiError | StoreNotReady | Cause.Cause<never>,
+  attempt: number
+): Duration.Duration | undefined => {
+  const soon = Duration.millis(Math.min(30_000, 500 * 2 ** Math.min(attempt - 1, 10)))
+  if (!(error instanceof ApiError)) return soon
+  switch (error.reason._tag) {
+    case "UnknownField":
+      return undefined
+    case "TooManyRequests":
+      return Duration.millis(error.reason.retryAfterMillis)
+    case "Forbidden":
+      return Duration.seconds(30)
+    default:
+      return soon
+  }
+}
+
+const look = Effect.fnUntraced(function* (key: string, reason: string, bindsAgents: boolean) {
+  const { gatewaySyncs } = yield* Stores
+  const [namespace = "", name = ""] = key.split("/")
+  const found = yield* gatewaySyncs.store.get({ namespace, name })
+  if (Option.isNone(found)) return undefined
+  const cr = found.value
+  const requested = !RequestedRef.isHandled(cr.metadata.annotations, cr.status.lastHandledRequest)
+  return yield* reconcile(cr, bindsAgents).pipe(
+    // Somebody wrote the annotations at the same time: what is there now will be looked at.
+    Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(undefined)),
+    Effect.withSpan("reconcile", { attributes: { namespace, name, reason } }),
+    requested ? Traceparent.continueFrom(cr.metadata.annotations[Names.request.traceparent]) : (effect) => effect,
+    Effect.annotateLogs({ namespace, name })
+  )
+})
+
+const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, bindsAgents: boolean) {
+  if (found.metadata.deletionTimestamp !== undefined) {
+    yield* Deletion.run(found)
+    return undefined
+  }
+  if (!Finalizer.isThere(found)) {
+    yield* lookAgainOnConflict(Finalizer.add(found))
+    return undefined
+  }
+
+  const requested = RequestedRef.inForce(found.metadata.annotations, found.spec.git.ref)
+  if (requested.fate === "adopt" && requested.request !== undefined) {
+    const { uuidV4 } = yield* SecureRandom.SecureRandom
+    yield* lookAgainOnConflict(Request.adopt(found, requested.request, yield* uuidV4()))
+    return undefined
+  }
+  if (requested.fate === "ended") {
+    yield* Effect.logInfo("spec.git.ref was edited, which ends the requested override")
+    yield* lookAgainOnConflict(Request.remove(found))
+  }
+  const cr = requested.fate === "ended" ? Request.withoutOverride(found) : found
+  const inForce = RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref)
+
+  const problems = Profile.problems(cr.spec.sync.defaults, cr.spec.sync.profiles)
+  const { maps, pods } = yield* belongings(cr)
+  yield* Maps.ensureStatus(cr, maps.status)
+  const accessProblem = bindsAgents ? yield* access(cr, pods) : undefined
+
+  const resolution = cr.spec.paused
+    ? Resolve.paused(cr, maps.metadata?.data["gitURL"])
+    : yield* Resolve.resolve(cr, inForce, maps.metadata?.data["gitURL"])
+
+  const { commit } = resolution
+  const metadata =
+    commit === undefined || problems.length > 0 ? undefined : yield* Maps.applyMetadata(cr, maps.metadata, commit)
+  const revision = metadata?.revision ?? maps.metadata?.data["revision"]
+
+  const reports = maps.status?.data ?? {}
+  const gateways = Discovery.discover({
+    pods,
+    reports,
+    wanted: commit === undefined || revision === undefined ? undefined : { commit: commit.commit, revision }
+  })
+  const now = yield* DateTime.now
+  yield* applyStatus(
+    cr,
+    Summary.status({ cr, inForce, resolution, problems, gateways, accessProblem, now: Time.format(now) })
+  )
+
+  const caughtUp = inForce.fate === "caughtUp" && commit?.ref === cr.spec.git.ref
+  if (caughtUp) yield* lookAgainOnConflict(Request.remove(cr))
+  if (maps.status !== undefined) yield* Maps.tidyStatus(cr, maps.status, pods)
+
+  return Number.isFinite(resolution.nextLook)
+    ? Duration.millis(Math.max(0, resolution.nextLook - (yield* Clock.currentTimeMillis)))
+    : undefined
+})
+
+/** The pods and maps of a GatewaySync. A pod that names none belongs to the only one of its namespace. */
+const belongings = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync) {
+  const stores = yield* Stores
+  const { name, namespace } = cr.metadata
+  const named = yield* stores.pods.store.by(byGatewaySync, Resource.key(cr.metadata))
+  const neighbours = yield* stores.gatewaySyncs.store.by(byNamespace, namespace)
+  const unnamed = neighbours.length === 1 ? yield* stores.pods.store.by(byNamespace, namespace) : []
+  const maps = stores.maps.store
+  return {
+    pods: [...named, ...unnamed],
+    maps: {
+      metadata: Option.getOrUndefined(yield* maps.get({ namespace, name: Names.metadataMap(name) })),
+      status: Option.getOrUndefined(yield* maps.get({ namespace, name: Names.statusMap(name) }))
+    }
+  }
+})
+
+/** Rights that cannot be written keep nobody from resolving; the status says it, and the next reconcile tries again. */
+const access = (cr: GatewaySync.GatewaySync, pods: Parameters<typeof AgentAccess.apply>[1]) =>
+  AgentAccess.apply(cr, pods).pipe(
+    Effect.as(undefined),
+    Effect.catchReason("ApiError", "Forbidden", (reason) =>
+      Effect.as(
+        Effect.logError("the rights of the agents cannot be written", reason.message),
+        `the rights of the agents cannot be written: ${reason.message}; give Stoker's ServiceAccount every rule of the chart`
+      )
+    )
+  )
+
+/** A failed `test` of a JSON Patch: somebody wrote meanwhile, and the change that comes brings us back. */
+const lookAgainOnConflict = <A, R>(patch: Effect.Effect<A, ApiError, R>) =>
+  patch.pipe(
+    Effect.asVoid,
+    Effect.catchReason("ApiError", "Invalid", (reason, error) =>
+      reason.status === 422 ? Effect.void : Effect.fail(error)
+    )
+  )
+
+const decodeWritten = Schema.decodeUnknownOption(GatewaySync.GatewaySync)
+
+/** The whole status, where it differs from what is there. */
+const applyStatus = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync, status: GatewaySync.Status) {
+  if (Equal.equals(status, cr.status)) return
+  const client = yield* ApiClient
+  const stores = yield* Stores
+  const answer = yield* client
+    .apply(Names.gatewaySyncs, cr.metadata, { status }, { ...Owned.write, subresource: "status" })
+    .pipe(Effect.withSpan("status"))
+  const written = decodeWritten(answer, { disableChecks: true })
+  if (Option.isSome(written)) yield* stores.gatewaySyncs.acknowledge(written.value.metadata, written.value)
+})

@@ -1,0 +1,141 @@
+/**
+ * The three mirrored collections, on every replica, and which GatewaySync a change of theirs is about.
+ */
+import { Context, Effect, Equal, Layer, type Schema } from "effect"
+import { GatewaySync } from "../api/GatewaySync.ts"
+import * as Names from "../api/Names.ts"
+import * as Reflector from "../kubernetes/Reflector.ts"
+import * as Resource from "../kubernetes/Resource.ts"
+import * as Store from "../kubernetes/Store.ts"
+import * as WorkQueue from "../kubernetes/WorkQueue.ts"
+import { Supervisor } from "../telemetry/Supervisor.ts"
+import { Memory } from "./Memory.ts"
+import * as OwnedMap from "./OwnedMap.ts"
+import * as Pod from "./Pod.ts"
+
+/** Index names. */
+export const byRepository = "repository"
+export const byNamespace = "namespace"
+export const byGatewaySync = "gatewaysync"
+
+export class Stores extends Context.Service<
+  Stores,
+  {
+    /** By `repository` (the URL as written) and `namespace`. */
+    readonly gatewaySyncs: Store.Writer<GatewaySync>
+    /** By `gatewaysync` (`namespace/name`, as the pod names it) and, those that name none, by `namespace`. */
+    readonly pods: Store.Writer<Pod.Pod>
+    /** By `gatewaysync`. */
+    readonly maps: Store.Writer<OwnedMap.OwnedMap>
+    /** GatewaySyncs (`namespace/name`) to look at. Without a leader it fills up to one entry each. */
+    readonly queue: WorkQueue.WorkQueue<string>
+    /** All three are complete. */
+    readonly ready: Effect.Effect<void>
+  }
+>()("stoker/controller/Stores") {
+  /** Mirrors until the scope closes, as supervised fibers `reflector gatewaysyncs`, `reflector pods`, `reflector configmaps`. */
+  static readonly layer = Layer.effect(
+    Stores,
+    Effect.suspend(() => make)
+  )
+}
+
+const make = Effect.gen(function* () {
+  const memory = yield* Memory
+  const { supervise } = yield* Supervisor
+  const queue = yield* WorkQueue.make<string>()
+  const gatewaySyncs = yield* Store.make<GatewaySync>(Names.gatewaySyncs, {
+    [byRepository]: (cr) => [cr.spec.git.repo],
+    [byNamespace]: (cr) => [cr.metadata.namespace]
+  })
+  const pods = yield* Store.make<Pod.Pod>(Resource.pods, {
+    [byGatewaySync]: podKeys,
+    [byNamespace]: (pod) => (Pod.isUnnamed(pod) ? [pod.metadata.namespace] : [])
+  })
+  const maps = yield* Store.make<OwnedMap.OwnedMap>(Resource.configMaps, { [byGatewaySync]: mapKeys })
+
+  const look = (keys: Iterable<string>, reason: string) =>
+    Effect.forEach(new Set(keys), (key) => queue.add(key, { reason }), { discard: true })
+
+  /** All GatewaySyncs of a namespace: whose a pod is that names none depends on how many there are. */
+  const lookAtNamespace = (namespace: string, reason: string) =>
+    gatewaySyncs.store.by(byNamespace, namespace).pipe(
+      Effect.catchTag("StoreNotReady", () => Effect.succeed([])),
+      Effect.flatMap((all) =>
+        look(
+          all.map((cr) => Resource.key(cr.metadata)),
+          reason
+        )
+      )
+    )
+
+  const onGatewaySync = ({ after, before, ref }: Store.Change<GatewaySync>) =>
+    Effect.gen(function* () {
+      if (after === undefined && before !== undefined) yield* memory.forget(before)
+      if (after !== undefined) yield* memory.saw(after)
+      if (before === undefined || after === undefined) yield* lookAtNamespace(ref.namespace, "neighbour")
+      if (concerns(before, after)) yield* look([Resource.key(ref)], "gatewaysync")
+    })
+
+  const onPod = ({ after, before }: Store.Change<Pod.Pod>) =>
+    Effect.gen(function* () {
+      if (Equal.equals(before, after)) return
+      const both = [before, after].filter((pod) => pod !== undefined)
+      yield* look(both.flatMap(podKeys), "pod")
+      for (const pod of both) if (Pod.isUnnamed(pod)) yield* lookAtNamespace(pod.metadata.namespace, "pod")
+    })
+
+  const onMap = ({ after, before }: Store.Change<OwnedMap.OwnedMap>) =>
+    look(
+      [before, after].flatMap((map) => (map === undefined ? [] : mapKeys(map))),
+      "configmap"
+    )
+
+  const mirror = <A>(
+    writer: Store.Writer<A>,
+    options: {
+      readonly resource: Resource.Resource
+      readonly schema: Schema.Codec<A, unknown>
+      readonly labelSelector?: string
+      readonly fieldSelector?: string
+    },
+    onChange: (change: Store.Change<A>) => Effect.Effect<void>
+  ) => supervise(`reflector ${options.resource.plural}`, Reflector.run(writer, options, onChange))
+
+  yield* mirror(gatewaySyncs, { resource: Names.gatewaySyncs, schema: GatewaySync }, onGatewaySync)
+  yield* mirror(pods, { resource: Resource.pods, schema: Pod.Pod, fieldSelector: Pod.fieldSelector }, onPod)
+  yield* mirror(
+    maps,
+    { resource: Resource.configMaps, schema: OwnedMap.OwnedMap, labelSelector: OwnedMap.labelSelector },
+    onMap
+  )
+  return {
+    gatewaySyncs,
+    pods,
+    maps,
+    queue,
+    ready: Effect.all([gatewaySyncs.store.ready, pods.store.ready, maps.store.ready], { discard: true })
+  }
+})
+
+const podKeys = (pod: Pod.Pod): ReadonlyArray<string> => {
+  const name = Pod.crName(pod)
+  return name === undefined ? [] : [`${pod.metadata.namespace}/${name}`]
+}
+
+const mapKeys = (map: OwnedMap.OwnedMap): ReadonlyArray<string> => {
+  const name = OwnedMap.crName(map)
+  return name === undefined ? [] : [`${map.metadata.namespace}/${name}`]
+}
+
+/** Whether a change of a GatewaySync is more than its status: an edit, a request, its end, its finalizer. */
+export const concerns = (before: GatewaySync | undefined, after: GatewaySync | undefined): boolean => {
+  if (before === undefined || after === undefined) return true
+  const [a, b] = [before.metadata, after.metadata]
+  if (a.generation !== b.generation || a.deletionTimestamp !== b.deletionTimestamp) return true
+  const { deliveries: _deliveries, traceparent: _traceparent, ...requests } = Names.request
+  return (
+    [...Object.values(requests), Names.allowMassDeletion].some((key) => a.annotations[key] !== b.annotations[key]) ||
+    !Equal.equals(a.finalizers, b.finalizers)
+  )
+}

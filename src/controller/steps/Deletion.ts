@@ -1,0 +1,33 @@
+/**
+ * A GatewaySync that is being deleted: first its objects go, then our finalizer. Each step may be repeated, and is right
+ * also when nothing was ever made.
+ */
+import { Effect } from "effect"
+import type { GatewaySync } from "../../api/GatewaySync.ts"
+import * as Names from "../../api/Names.ts"
+import { ApiClient } from "../../kubernetes/ApiClient.ts"
+import * as Resource from "../../kubernetes/Resource.ts"
+import * as Finalizer from "./Finalizer.ts"
+
+export const run = Effect.fnUntraced(function* (cr: GatewaySync) {
+  if (!Finalizer.isThere(cr)) return
+  const client = yield* ApiClient
+  const { name, namespace } = cr.metadata
+  const targets: ReadonlyArray<readonly [Resource.Resource, string]> = [
+    [Resource.configMaps, Names.metadataMap(name)],
+    [Resource.configMaps, Names.statusMap(name)],
+    [Resource.configMaps, Names.changesMap(name)],
+    [Resource.secrets, Names.githubTokenSecret(name)],
+    [Resource.roleBindings, Names.agentRole(name)],
+    [Resource.roles, Names.agentRole(name)]
+  ]
+  yield* Effect.forEach(
+    targets,
+    ([resource, target]) =>
+      client
+        .delete(resource, { namespace, name: target })
+        .pipe(Effect.catchReason("ApiError", "NotFound", () => Effect.void)),
+    { discard: true }
+  )
+  yield* Finalizer.remove(cr)
+})
