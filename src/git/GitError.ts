@@ -93,6 +93,14 @@ export class GitError extends Schema.TaggedError<GitError>()("GitError", {
   }
 }
 
+const unauthorized = {
+  nothing:
+    "the server asks for credentials and none are configured (a private or misspelt repository). Add spec.git.auth.",
+  token:
+    "the server does not take the credentials. Renew the token in the Secret of spec.git.auth; it may be expired or revoked.",
+  key: "the server does not take the ssh key. Register its public half there, or renew the Secret of spec.git.auth.sshKey."
+}
+
 const explain = (reason: Reason): string => {
   switch (reason._tag) {
     case "NoSuchHost":
@@ -102,15 +110,7 @@ const explain = (reason: Reason): string => {
     case "Tls":
       return `no trusted TLS connection (${reason.detail}). For a private CA put its certificate under ca.crt into the Secret of spec.git.auth.token.`
     case "Unauthorized":
-      switch (reason.sent) {
-        case "nothing":
-          return "the server asks for credentials and none are configured (a private or misspelt repository). Add spec.git.auth."
-        case "token":
-          return "the server does not take the credentials. Renew the token in the Secret of spec.git.auth; it may be expired or revoked."
-        case "key":
-          return "the server does not take the ssh key. Register its public half there, or renew the Secret of spec.git.auth.sshKey."
-      }
-    // eslint-disable-next-line no-fallthrough
+      return unauthorized[reason.sent]
     case "Forbidden":
       return "these credentials may not read the repository (403). Give the token read access to its contents."
     case "HostKey":
