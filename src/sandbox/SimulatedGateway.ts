@@ -9,7 +9,6 @@ import type { ServeError } from "effect/http/HttpServerError"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import type * as Path from "effect/Path"
 import type * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Http from "node:http"
 import * as Https from "node:https"
@@ -21,6 +20,7 @@ import * as GatewayApi from "./gateway/GatewayApi.ts"
 import { effectiveConfig, type GatewayModel, type ScanKind } from "./gateway/GatewayModel.ts"
 import * as Scanner from "./gateway/Scanner.ts"
 import * as Seed from "./gateway/Seed.ts"
+import { until } from "./gateway/Until.ts"
 
 export interface Options {
   readonly dataDir: string
@@ -50,9 +50,12 @@ export interface Options {
   readonly startupTime?: Duration.Input
   /** How long a restart keeps answering RUNNING before the port closes. */
   readonly lingerTime?: Duration.Input
+  /** How long a scan stays active after it has read the disk. */
   readonly scanDuration?: Duration.Input
   /** How often `projects/` is scanned unasked. Default: never. */
   readonly scanFrequency?: Duration.Input
+  /** Whether it signs each `resource.json` anew whose signature does not fit, on disk, as it is loaded. Default: no. */
+  readonly resigns?: boolean
   /** False: a gateway that has no scan locks. */
   readonly locks?: boolean
   /** The deployment mode, whose collection comes before core. */
@@ -97,6 +100,7 @@ export interface SimulatedGateway {
   readonly awaitScan: (index: number) => Effect.Effect<Scanner.ScanRequest>
   readonly setScanBehaviour: (behaviour: Scanner.ScanBehaviour) => Effect.Effect<void>
   readonly log: Effect.Effect<ReadonlyArray<Scanner.LogEntry>>
+  readonly awaitLog: (test: (entry: Scanner.LogEntry) => boolean) => Effect.Effect<void>
   readonly counters: Effect.Effect<Counters>
   readonly designers: Designers.Designers
   readonly faults: Faults.Faults
@@ -108,7 +112,11 @@ export const make = Effect.fnUntraced(function* (
 ): Effect.fn.Return<SimulatedGateway, ServeError, FileSystem.FileSystem | Path.Path | Scope.Scope> {
   const { access = "checked", commissioning = "none", dataDir, mode = "core", name = "gateway" } = options
   const seed = yield* Seed.make(dataDir, options.seed ?? "none", options.seedFiles ?? Seed.minimal)
-  const scanner = yield* Scanner.make(dataDir, options.scanDuration ?? 0)
+  const scanner = yield* Scanner.make({
+    dataDir,
+    duration: options.scanDuration ?? 0,
+    resigns: options.resigns ?? false
+  })
   const designers = yield* Designers.make
   const faults = yield* Faults.make
   const phase = yield* SubscriptionRef.make<GatewayApi.Phase>("down")
@@ -119,16 +127,9 @@ export const make = Effect.fnUntraced(function* (
   const life = yield* FiberHandle.make()
   const successor = yield* FiberHandle.make()
 
-  const config = Effect.map(SubscriptionRef.get(scanner.model), (model) => effectiveConfig(model, mode))
+  const model = Effect.map(SubscriptionRef.get(scanner.history), Scanner.modelOf)
+  const config = Effect.map(model, (_) => effectiveConfig(_, mode))
   const setPhase = (next: GatewayApi.Phase) => SubscriptionRef.set(phase, next)
-
-  const until = <A>(ref: SubscriptionRef.SubscriptionRef<A>, test: (value: A) => boolean) =>
-    SubscriptionRef.changes(ref).pipe(
-      Stream.filter(test),
-      Stream.take(1),
-      Stream.runCollect,
-      Effect.map(([_]) => _ as A)
-    )
 
   const judge = (header: string | undefined, writes: boolean) =>
     access === "open" || (header !== undefined && options.tokens?.includes(header) === true)
@@ -184,15 +185,20 @@ export const make = Effect.fnUntraced(function* (
     restart,
     commission: SubscriptionRef.set(accepted, true),
     forceSecure: (target) => SubscriptionRef.set(secureTarget, target),
-    model: SubscriptionRef.get(scanner.model),
-    awaitModel: (test) => until(scanner.model, test),
+    model,
+    awaitModel: (test) =>
+      Effect.map(
+        until(scanner.history, (_) => test(Scanner.modelOf(_))),
+        Scanner.modelOf
+      ),
     history: SubscriptionRef.get(scanner.history),
     awaitHistory: (test) => Effect.asVoid(until(scanner.history, test)),
     awaitIdle: scanner.idle,
     scans: scanner.requests,
     awaitScan: scanner.awaitRequest,
     setScanBehaviour: scanner.setBehaviour,
-    log: scanner.log,
+    log: SubscriptionRef.get(scanner.log),
+    awaitLog: (test) => Effect.asVoid(until(scanner.log, (_) => _.some(test))),
     counters: Effect.gen(function* () {
       return {
         requests: Object.fromEntries(requests),

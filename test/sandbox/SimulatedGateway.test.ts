@@ -16,6 +16,7 @@ import * as SimulatedGateway from "../../src/sandbox/SimulatedGateway.ts"
 const Live = Layer.merge(NodeServices.layer, NodeHttpClient.layerNodeHttp)
 
 const view = "projects/site/com.inductiveautomation.perspective/views/Main"
+const viewId = "com.inductiveautomation.perspective/views/Main"
 
 const project = (commit: string): Seed.Files => ({
   "projects/site/project.json": JSON.stringify({ title: "Site", enabled: true }),
@@ -151,19 +152,67 @@ describe("the model", () => {
 })
 
 describe("a scan", () => {
-  it_("is joined by a second POST, and stamps strictly newer", () =>
+  it_("is joined by a second POST, which does not make it read again", () =>
     Effect.gen(function* () {
-      const gateway = yield* start(project("one"))
+      const gateway = yield* start({ ...project("one"), "projects/site/m/t/bad/resource.json": "{" })
       yield* gateway.awaitPhase("running")
       yield* gateway.setScanBehaviour({ _tag: "NeverEnds" })
-      for (const _ of [1, 2]) {
-        const answer = yield* post(api(gateway, "scan/projects"))
-        assert.include(answer.text, '"scanActive":true')
-      }
+      yield* gateway.write({ "projects/site/m/t/worse/resource.json": "{" })
+      yield* post(api(gateway, "scan/projects"))
+      yield* gateway.awaitLog((_) => _.message.includes("worse"))
+      yield* gateway.write(project("two"))
+      const joined = yield* post(api(gateway, "scan/projects"))
+      assert.include(joined.text, '"scanActive":true')
       yield* gateway.setScanBehaviour({ _tag: "Normal" })
       yield* gateway.awaitIdle("projects")
       assert.strictEqual((yield* gateway.history).filter((_) => _.cause === "scan").length, 1)
       assert.strictEqual((yield* gateway.scans).length, 2)
+      assert.strictEqual(filesOf(yield* gateway.model).get(`${view}/view.json`)?.text, '{"commit":"one"}')
+    })
+  )
+
+  it_("stamps strictly newer, however quickly one follows another", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start()
+      yield* gateway.awaitPhase("running")
+      const stamps: Array<number> = []
+      for (let i = 0; i < 5; i++) {
+        yield* scan(gateway, "config")
+        const { text } = yield* get(api(gateway, "scan/config"))
+        stamps.push(Number(/"lastScanTimestamp":(\d+)/.exec(text)?.[1]))
+      }
+      assert.deepStrictEqual(
+        stamps,
+        [...new Set(stamps)].sort((a, b) => a - b)
+      )
+    })
+  )
+
+  it_("that fails ends like any other, with the old model and an error in the log", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start(project("one"))
+      yield* gateway.awaitPhase("running")
+      yield* post(`${gateway.controlUrl}/__sim/scan-behaviour`, { _tag: "Fails", message: "abort collision policy" })
+      yield* gateway.write(project("two"))
+      yield* post(api(gateway, "scan/projects"))
+      yield* gateway.awaitLog((_) => _.message === "abort collision policy")
+      yield* gateway.awaitIdle("projects")
+      assert.strictEqual(filesOf(yield* gateway.model).get(`${view}/view.json`)?.text, '{"commit":"one"}')
+    })
+  )
+
+  it_("signs what it loads anew, once, where told to", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const gateway = yield* start(project("one"), { resigns: true })
+      yield* gateway.awaitPhase("running")
+      const file = `${gateway.dataDir}/${view}/resource.json`
+      const signed = yield* fs.readFileString(file)
+      assert.include(signed, "lastModificationSignature")
+      assert.strictEqual(filesOf(yield* gateway.model).get(`${view}/resource.json`)?.text, signed)
+      yield* scan(gateway, "projects")
+      assert.strictEqual(yield* fs.readFileString(file), signed)
+      assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
     })
   )
 
@@ -190,12 +239,14 @@ describe("a scan", () => {
       yield* gateway.awaitPhase("running")
       yield* gateway.awaitHistory((_) => _.some((revision) => revision.cause === "timer"))
       yield* post(api(gateway, "scan-lock/projects"), {})
-      const before = (yield* gateway.history).length
+      yield* gateway.awaitIdle("projects")
       yield* gateway.write(project("two"))
-      assert.strictEqual((yield* gateway.history).length, before)
-      assert.strictEqual((yield* get(api(gateway, "scan-lock/projects"))).status, 200)
       yield* post(api(gateway, "scan/projects"))
       yield* gateway.awaitModel((_) => filesOf(_).get(`${view}/view.json`)?.text === '{"commit":"two"}')
+      const two = (yield* gateway.history).find(
+        (_) => filesOf(_.model).get(`${view}/view.json`)?.text === '{"commit":"two"}'
+      )
+      assert.strictEqual(two?.cause, "scan")
     })
   )
 })
@@ -347,6 +398,56 @@ describe("the life of a gateway", () => {
       assert.isFalse(yield* fs.exists(`${image.dataDir}/config`))
       const fresh = yield* start({}, { seed: "image" })
       assert.isTrue(yield* fs.exists(`${fresh.dataDir}/config/resources/core/config-mode.json`))
+    })
+  )
+})
+
+describe("a restart", () => {
+  it_("answers true and RUNNING for a while, then closes the port and comes back", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start({}, { lingerTime: "30 millis" })
+      yield* gateway.awaitPhase("running")
+      const answer = yield* post(api(gateway, "restart-tasks/restart?confirm=true"))
+      assert.strictEqual(answer.text, "true")
+      assert.strictEqual((yield* get(`${gateway.url}/StatusPing`)).text, '{"state":"RUNNING"}')
+      yield* gateway.awaitPhase("down")
+      yield* gateway.awaitPhase("running")
+      assert.strictEqual((yield* gateway.history).filter((_) => _.cause === "boot").length, 4)
+    })
+  )
+})
+
+describe("faults", () => {
+  it_("happen as often as said, to the route that was said, by HTTP as well", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start()
+      yield* gateway.awaitPhase("running")
+      const fault = { route: "GET /data/*", times: 2, failure: { _tag: "Status", status: 500 } }
+      assert.strictEqual((yield* post(`${gateway.controlUrl}/__sim/faults`, fault)).status, 204)
+      assert.strictEqual((yield* post(`${gateway.controlUrl}/__sim/faults`, { route: 1 })).status, 400)
+      const statuses = []
+      for (let i = 0; i < 3; i++) statuses.push((yield* get(api(gateway, "designers"))).status)
+      assert.deepStrictEqual(statuses, [500, 500, 200])
+      yield* gateway.faults.inject({ route: "GET /data/*", failure: { _tag: "SlowBody", millis: 0 } })
+      assert.include((yield* get(api(gateway, "designers"))).text, '"items":[]')
+    })
+  )
+})
+
+describe("control by HTTP", () => {
+  it_("tells the model, the history, the log, the scans and the counters, and only that", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start(project("one"))
+      yield* gateway.awaitPhase("running")
+      const read = (path: string) => get(`${gateway.controlUrl}/__sim/${path}`)
+      assert.include((yield* read("state")).text, "running")
+      assert.include((yield* read("model")).text, viewId)
+      assert.include((yield* read("history")).text, '"cause":"boot"')
+      assert.strictEqual((yield* read("log")).text, "[]")
+      assert.strictEqual((yield* read("scans")).text, "[]")
+      assert.include((yield* read("counters")).text, '"unlockedWrites":[]')
+      assert.strictEqual((yield* read("nonsense")).status, 404)
+      assert.strictEqual((yield* read("scans/x")).status, 400)
     })
   )
 })

@@ -22,6 +22,7 @@ const done = HttpServerResponse.empty({ status: 204 })
  * | `GET model`, `GET history`, `GET log`, `GET counters` | |
  * | `GET scans`, `GET scans/:index` | the scan POSTs so far; the one with this index, as soon as it has come |
  * | `GET designers`, `POST designers`, `DELETE designers/:id` | |
+ * | `POST force-secure {"target"}` | redirects all but `StatusPing` there; null: no more |
  * | `POST faults` (a `RouteFault`), `DELETE faults`, `POST scan-behaviour` (a `ScanBehaviour`) | |
  */
 export const make = Effect.fnUntraced(function* (gateway: Omit<SimulatedGateway, "controlUrl">) {
@@ -68,6 +69,13 @@ export const make = Effect.fnUntraced(function* (gateway: Omit<SimulatedGateway,
       Effect.flatMap(({ id }) => gateway.designers.remove(id)),
       Effect.as(done),
       Effect.catchTag("SchemaError", () => Effect.succeed(HttpServerResponse.empty({ status: 400 })))
+    )
+  )
+  yield* router.add(
+    "POST",
+    "/force-secure",
+    body(Schema.Struct({ target: Schema.NullOr(Schema.String) }), ({ target }) =>
+      gateway.forceSecure(target ?? undefined)
     )
   )
   yield* router.add("POST", "/faults", body(RouteFault, gateway.faults.inject))

@@ -2,9 +2,10 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { createHash } from "node:crypto"
-import type { BigIntStats } from "node:fs"
+import { type BigIntStats, readdirSync, statSync } from "node:fs"
 import * as Fs from "node:fs/promises"
 import * as Path from "node:path"
+import { setImmediate } from "node:timers/promises"
 import type {
   GatewayModel,
   LoadedCollection,
@@ -57,7 +58,7 @@ const decodeJson = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Unkno
 /** Directories (relative to the data directory) → their files → what tells one version of a file from another. */
 type Listing = ReadonlyMap<string, ReadonlyMap<string, string>>
 
-export const make = (dataDir: string): DataDirectory => {
+export const make = (dataDir: string, resigns: boolean): DataDirectory => {
   const known = new Map<string, { readonly stamp: string; readonly resource: LoadedResource }>()
   const bytesOf = (path: string) => Fs.readFile(Path.join(dataDir, path))
 
@@ -77,6 +78,9 @@ export const make = (dataDir: string): DataDirectory => {
       const bytes = await bytesOf(`${directory}/${name}`)
       if (name.endsWith(".json") && Option.isNone(decodeJson(bytes.toString()))) return `Unable to deserialize ${name}`
       files[name] = toLoadedFile(bytes)
+    }
+    if (resigns && (await resign(Path.join(dataDir, directory, "resource.json"), manifest, files))) {
+      files["resource.json"] = toLoadedFile(await bytesOf(`${directory}/resource.json`))
     }
     const resource = { directory, files }
     known.set(directory, { stamp, resource })
@@ -156,6 +160,33 @@ export const make = (dataDir: string): DataDirectory => {
   }
 }
 
+const Signed = Schema.fromJsonString(
+  Schema.StructWithRest(
+    Schema.Struct({ attributes: Schema.optionalKey(Schema.Record(Schema.String, Schema.Unknown)) }),
+    [Schema.Record(Schema.String, Schema.Unknown)]
+  )
+)
+const decodeSigned = Schema.decodeUnknownOption(Signed)
+
+/** Writes the signature that fits into a manifest, in place; false when it is there already. */
+const resign = async (path: string, manifest: Buffer, files: Readonly<Record<string, LoadedFile>>) => {
+  const { "resource.json": _, ...data } = files
+  const lastModificationSignature = createHash("sha256")
+    .update(JSON.stringify(Object.entries(data).map(([name, file]) => [name, file.sha256])))
+    .digest("hex")
+  const signed = decodeSigned(manifest.toString())
+  if (Option.isNone(signed) || signed.value.attributes?.["lastModificationSignature"] === lastModificationSignature) {
+    return false
+  }
+  const attributes = {
+    ...signed.value.attributes,
+    lastModification: { actor: "external" },
+    lastModificationSignature
+  }
+  await Fs.writeFile(path, `${JSON.stringify({ ...signed.value, attributes }, null, 2)}\n`)
+  return true
+}
+
 const toLoadedFile = (bytes: Buffer): LoadedFile => {
   const sha256 = createHash("sha256").update(bytes).digest("hex")
   if (bytes.length > maxText) return { sha256 }
@@ -169,24 +200,36 @@ const hasCode = Schema.is(Schema.Struct({ code: Schema.String }))
 
 const unreadable = (cause: unknown) => `cannot be read (${hasCode(cause) ? cause.code : "unknown"})`
 
+// Small synchronous steps cost a third of as many promises; every few of them others get their turn.
+const stepsInARow = 50
+
 /** The files below `root`, in order of their directories. What vanishes meanwhile is left out. */
 const list = async (dataDir: string, root: string, enter: (name: string) => boolean): Promise<Listing> => {
   const found = new Map<string, ReadonlyMap<string, string>>()
-  const visit = async (directory: string): Promise<void> => {
-    const entries = await Fs.readdir(Path.join(dataDir, directory), { withFileTypes: true }).catch(() => [])
+  const ahead = [root]
+  for (let directory = ahead.pop(); directory !== undefined; directory = ahead.pop()) {
     const files = new Map<string, string>()
+    for (const entry of entriesOf(Path.join(dataDir, directory))) {
+      const path = `${directory}/${entry.name}`
+      if (entry.isDirectory()) {
+        if (enter(entry.name)) ahead.push(path)
+        continue
+      }
+      const stat = statSync(Path.join(dataDir, path), { bigint: true, throwIfNoEntry: false })
+      if (stat?.isFile() === true) files.set(entry.name, stampOf(stat))
+    }
     found.set(directory, files)
-    await Promise.all(
-      entries.map(async (entry) => {
-        const path = `${directory}/${entry.name}`
-        if (entry.isDirectory()) return enter(entry.name) ? await visit(path) : undefined
-        const stat = await Fs.stat(Path.join(dataDir, path), { bigint: true }).catch(() => undefined)
-        if (stat?.isFile() === true) files.set(entry.name, stampOf(stat))
-      })
-    )
+    if (found.size % stepsInARow === 0) await setImmediate()
   }
-  await visit(root)
   return new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+const entriesOf = (directory: string) => {
+  try {
+    return readdirSync(directory, { withFileTypes: true })
+  } catch {
+    return []
+  }
 }
 
 /** The directories directly below `root` that hold `manifest`: their names and paths. */

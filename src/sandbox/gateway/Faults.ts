@@ -8,6 +8,7 @@ import * as Stream from "effect/Stream"
  *
  * - `Status`: this status, with an HTML page (or `body` of `contentType`).
  * - `Delay`: the right answer, `millis` later.
+ * - `SlowBody`: the right answer, a byte each `millis`.
  * - `Silence`: nothing at all.
  * - `HangAfterHeaders`: 200, the first byte, and no more.
  * - `CutMidBody`: 200, the first byte, and the connection is closed.
@@ -21,6 +22,7 @@ export const Failure = Schema.TaggedUnion({
     contentType: Schema.optionalKey(Schema.String)
   },
   Delay: { millis: Schema.Finite },
+  SlowBody: { millis: Schema.Finite },
   Silence: {},
   HangAfterHeaders: {},
   CutMidBody: {},
@@ -57,6 +59,17 @@ const firstByte = (rest: Stream.Stream<Uint8Array, string>) =>
     contentLength: 100
   })
 
+const slowed = (millis: number) => (response: HttpServerResponse.HttpServerResponse) =>
+  response.body._tag !== "Uint8Array"
+    ? response
+    : HttpServerResponse.stream(
+        Stream.fromIterable(response.body.body).pipe(
+          Stream.map((byte) => Uint8Array.of(byte)),
+          Stream.tap(() => Effect.sleep(millis))
+        ),
+        { status: response.status, contentType: response.body.contentType, contentLength: response.body.contentLength }
+      )
+
 export const make: Effect.Effect<Faults> = Effect.sync(() => {
   let pending: ReadonlyArray<RouteFault> = []
 
@@ -92,6 +105,7 @@ export const make: Effect.Effect<Faults> = Effect.sync(() => {
                     : HttpServerResponse.text(body, { status, contentType: contentType ?? "application/json" })
                 ),
               Delay: ({ millis }) => Effect.delay(answer, millis),
+              SlowBody: ({ millis }) => Effect.map(answer, slowed(millis)),
               Silence: () => Effect.never,
               HangAfterHeaders: () => Effect.succeed(firstByte(Stream.never)),
               CutMidBody: () => Effect.succeed(firstByte(Stream.fail("cut"))),

@@ -9,7 +9,7 @@ import type { Verdict } from "./Access.ts"
 import type { Designers } from "./Designers.ts"
 import * as Faults from "./Faults.ts"
 import { ScanKind } from "./GatewayModel.ts"
-import type { Scanner } from "./Scanner.ts"
+import { modelOf, type Scanner } from "./Scanner.ts"
 
 /**
  * Where a gateway is in its life. `down` has no port; the others answer `StatusPing`, and only `running` answers the API.
@@ -107,11 +107,11 @@ export const make = Effect.fnUntraced(function* (parts: Parts) {
     )
     yield* route("GET", `/scan/${kind}`, () => Effect.flatMap(scanner.state(kind), json))
     if (!parts.locks) continue
-    yield* route("POST", `/scan-lock/${kind}`, () =>
+    yield* route("POST", `/scan-lock/${kind}`, (request) =>
       lockRequest.pipe(
         Effect.flatMap(({ acquireTimeout = 10, holdTimeout = 60 }) =>
           lock.acquire({
-            actor: "api-token",
+            actor: request.headers["x-ignition-api-token"]?.split(":")[0] ?? "anonymous",
             acquireTimeout: Duration.seconds(acquireTimeout),
             holdTimeout: Duration.seconds(holdTimeout),
             idle: scanner.idle(kind)
@@ -152,7 +152,7 @@ export const make = Effect.fnUntraced(function* (parts: Parts) {
     })
   )
 
-  const projectNames = Effect.map(SubscriptionRef.get(scanner.model), (model) => Object.keys(model.projects))
+  const projectNames = Effect.map(SubscriptionRef.get(scanner.history), (_) => Object.keys(modelOf(_).projects))
   yield* route("GET", "/projects/names", (request) =>
     Effect.flatMap(projectNames, (names) => json(envelope(names, queryOf(request))))
   )
@@ -168,7 +168,7 @@ export const make = Effect.fnUntraced(function* (parts: Parts) {
   )
 
   yield* route("GET", "/logs", (request) =>
-    Effect.flatMap(scanner.log, (log) => {
+    Effect.flatMap(SubscriptionRef.get(scanner.log), (log) => {
       const query = queryOf(request)
       const least = levels.indexOf(query.get("minLevel") ?? "TRACE")
       const [from, to] = [Number(query.get("startTime") ?? 0), Number(query.get("endTime") ?? Infinity)]

@@ -5,7 +5,7 @@ import * as FiberHandle from "effect/FiberHandle"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as SubscriptionRef from "effect/SubscriptionRef"
-import * as Stream from "effect/Stream"
+import { until } from "./Until.ts"
 
 /** The lock as the API shows it: `timestamp` in epoch milliseconds, `remaining` in seconds. */
 export interface Held {
@@ -55,7 +55,7 @@ interface State {
 }
 
 const remembered = 1000
-// The kernel stamps files with a coarse clock that lags by up to a tick.
+// The kernel stamps files with a coarse clock that lags by up to a tick; ours has whole milliseconds only.
 const kernelTick = 10
 
 const over = (state: State, until: number, expired: boolean): State =>
@@ -98,19 +98,11 @@ export const make: Effect.Effect<ScanLock, never, Scope.Scope> = Effect.gen(func
       const { held } = yield* SubscriptionRef.get(state)
       return held === undefined ? undefined : show(held, yield* Clock.currentTimeMillis)
     }),
-    awaitFree: Effect.suspend(() =>
-      SubscriptionRef.getUnsafe(state).held === undefined
-        ? Effect.void
-        : SubscriptionRef.changes(state).pipe(
-            Stream.filter((_) => _.held === undefined),
-            Stream.take(1),
-            Stream.runDrain
-          )
-    ),
+    awaitFree: Effect.asVoid(until(state, (_) => _.held === undefined)),
     wasHeldAt: (millis) =>
       Effect.map(SubscriptionRef.get(state), ({ held, past }) =>
         [...past, ...(held === undefined ? [] : [held])].some(
-          (hold) => hold.from - kernelTick <= millis && millis <= hold.until
+          (hold) => hold.from - kernelTick <= millis && millis < hold.until + 1
         )
       ),
     expiries: Effect.map(SubscriptionRef.get(state), (_) => _.expiries)

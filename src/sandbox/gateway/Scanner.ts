@@ -4,11 +4,11 @@ import * as Effect from "effect/Effect"
 import * as FiberMap from "effect/FiberMap"
 import * as PubSub from "effect/PubSub"
 import * as Schema from "effect/Schema"
-import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as DataDirectory from "./DataDirectory.ts"
 import { empty, filesOf, GatewayModel, ScanKind } from "./GatewayModel.ts"
 import * as ScanLock from "./ScanLock.ts"
+import { until } from "./Until.ts"
 
 /** A scan's state as the API shows it (times in milliseconds). */
 export interface ScanState {
@@ -73,48 +73,62 @@ export interface Scanner {
   readonly boot: Effect.Effect<void>
   readonly stop: Effect.Effect<void>
   readonly setBehaviour: (behaviour: ScanBehaviour) => Effect.Effect<void>
-  readonly model: SubscriptionRef.SubscriptionRef<GatewayModel>
+  /** Every model so far, the newest last; see `modelOf`. */
   readonly history: SubscriptionRef.SubscriptionRef<ReadonlyArray<Revision>>
   readonly requests: Effect.Effect<ReadonlyArray<ScanRequest>>
   /** The request with this index, as soon as it has come. */
   readonly awaitRequest: (index: number) => Effect.Effect<ScanRequest>
   readonly unlockedWrites: Effect.Effect<ReadonlyArray<UnlockedWrite>>
-  readonly log: Effect.Effect<ReadonlyArray<LogEntry>>
+  readonly log: SubscriptionRef.SubscriptionRef<ReadonlyArray<LogEntry>>
 }
+
+/** What a gateway with this history works with. */
+export const modelOf = (history: ReadonlyArray<Revision>): GatewayModel => history.at(-1)?.model ?? empty
 
 const never: ScanState = { scanActive: false, lastScanTimestamp: 0, lastScanDuration: 0 }
 const kinds = ["projects", "config"] as const
 const remembered = 1000
 
-export const make = Effect.fnUntraced(function* (dataDir: string, scanDuration: Duration.Input) {
-  const disk = DataDirectory.make(dataDir)
+export const make = Effect.fnUntraced(function* (options: {
+  readonly dataDir: string
+  readonly duration: Duration.Input
+  readonly resigns: boolean
+}) {
+  const disk = DataDirectory.make(options.dataDir, options.resigns)
   const locks = { projects: yield* ScanLock.make, config: yield* ScanLock.make }
   const states = {
     projects: yield* SubscriptionRef.make(never),
     config: yield* SubscriptionRef.make(never)
   }
-  const model = yield* SubscriptionRef.make<GatewayModel>(empty)
   const behaviour = yield* SubscriptionRef.make<ScanBehaviour>(ScanBehaviour.cases.Normal.make({}))
   const running = yield* FiberMap.make<ScanKind>()
   const hub = yield* PubSub.unbounded<ScanRequest>()
   const requests: Array<ScanRequest> = []
-  const log: Array<LogEntry> = []
+  const log = yield* SubscriptionRef.make<ReadonlyArray<LogEntry>>([])
   const history = yield* SubscriptionRef.make<ReadonlyArray<Revision>>([])
   const unlockedWrites: Array<UnlockedWrite> = []
 
   const append = Effect.fnUntraced(function* (level: LogEntry["level"], loggerName: string, message: string) {
-    log.push({ timestamp: yield* Clock.currentTimeMillis, loggerName, level, message })
+    const entry = { timestamp: yield* Clock.currentTimeMillis, loggerName, level, message }
+    yield* SubscriptionRef.update(log, (_) => [..._.slice(1 - remembered), entry])
   })
 
-  /** Reads what lies on disk into the model. */
-  const load = Effect.fnUntraced(function* (kind: ScanKind, cause: Revision["cause"]) {
-    const before = SubscriptionRef.getUnsafe(model)
+  const read = Effect.fnUntraced(function* (kind: ScanKind, cause: Revision["cause"]) {
+    const before = cause === "boot" ? empty : modelOf(SubscriptionRef.getUnsafe(history))
     const reading = yield* disk.read(kind, before)
-    for (const fault of reading.faults) yield* append("ERROR", `gateway.${kind}`, `${fault.path}: ${fault.message}`)
     if (cause !== "boot") yield* noteUnlocked(kind, before, reading.model)
-    yield* SubscriptionRef.set(model, reading.model)
-    const revision: Revision = { at: yield* Clock.currentTimeMillis, cause, kind, model: reading.model }
-    yield* SubscriptionRef.update(history, (_) => [..._.slice(1 - remembered), revision])
+    for (const fault of reading.faults) yield* append("ERROR", `gateway.${kind}`, `${fault.path}: ${fault.message}`)
+    return reading.model
+  })
+
+  /** Works with what was read from now on. The other kind may have been read meanwhile. */
+  const adopt = Effect.fnUntraced(function* (kind: ScanKind, cause: Revision["cause"], reading: GatewayModel) {
+    const at = yield* Clock.currentTimeMillis
+    const part = kind === "projects" ? { projects: reading.projects } : { collections: reading.collections }
+    yield* SubscriptionRef.update(history, (revisions) => [
+      ...revisions.slice(1 - remembered),
+      { at, cause, kind, model: { ...modelOf(revisions), ...part } }
+    ])
   })
 
   const noteUnlocked = Effect.fnUntraced(function* (kind: ScanKind, before: GatewayModel, after: GatewayModel) {
@@ -125,16 +139,13 @@ export const make = Effect.fnUntraced(function* (dataDir: string, scanDuration: 
     }
   })
 
+  // The disk is read at the beginning: what changes while a scan runs is not in it, as with a real one that has passed.
   const scan = Effect.fnUntraced(function* (kind: ScanKind, cause: Revision["cause"]) {
     const begun = yield* Clock.currentTimeMillis
-    yield* Effect.sleep(scanDuration)
-    yield* SubscriptionRef.changes(behaviour).pipe(
-      Stream.filter((_) => _._tag !== "NeverEnds"),
-      Stream.take(1),
-      Stream.runDrain
-    )
-    const how = SubscriptionRef.getUnsafe(behaviour)
-    yield* how._tag === "Fails" ? append("ERROR", `gateway.${kind}`, how.message) : load(kind, cause)
+    const reading = yield* read(kind, cause)
+    yield* Effect.sleep(options.duration)
+    const how = yield* until(behaviour, (_) => _._tag !== "NeverEnds")
+    yield* how._tag === "Fails" ? append("ERROR", `gateway.${kind}`, how.message) : adopt(kind, cause, reading)
     const now = yield* Clock.currentTimeMillis
     yield* SubscriptionRef.update(states[kind], ({ lastScanTimestamp }) => ({
       scanActive: false,
@@ -148,16 +159,10 @@ export const make = Effect.fnUntraced(function* (dataDir: string, scanDuration: 
     if (!joins) yield* FiberMap.run(running, kind, scan(kind, cause))
   })
 
-  const idle = (kind: ScanKind) =>
-    SubscriptionRef.changes(states[kind]).pipe(
-      Stream.filter((_) => !_.scanActive),
-      Stream.take(1),
-      Stream.runDrain
-    )
+  const idle = (kind: ScanKind) => Effect.asVoid(until(states[kind], (_) => !_.scanActive))
 
   const scanner: Scanner = {
     locks,
-    model,
     idle,
     state: (kind) => SubscriptionRef.get(states[kind]),
     request: Effect.fnUntraced(function* (kind, traceparent) {
@@ -174,10 +179,9 @@ export const make = Effect.fnUntraced(function* (dataDir: string, scanDuration: 
       yield* start(kind, "timer")
     }),
     boot: Effect.gen(function* () {
-      yield* SubscriptionRef.set(model, empty)
       for (const kind of kinds) {
         yield* SubscriptionRef.set(states[kind], never)
-        yield* load(kind, "boot")
+        yield* adopt(kind, "boot", yield* read(kind, "boot"))
       }
     }),
     stop: Effect.andThen(
@@ -194,7 +198,7 @@ export const make = Effect.fnUntraced(function* (dataDir: string, scanDuration: 
         return requests[index]
       }).pipe(Effect.scoped),
     unlockedWrites: Effect.sync(() => [...unlockedWrites]),
-    log: Effect.sync(() => [...log])
+    log
   }
   return scanner
 })
