@@ -14,6 +14,9 @@ export const maxLength = 1024
 const sha = /^[0-9a-f]{40}$/
 const encoder = new TextEncoder()
 
+/** Whether the text is the id that forges write for "nothing": all zeros. */
+export const isZero = (id: string): boolean => /^0{40}(?:0{24})?$/.test(id)
+
 /** Whether the text is a full commit id (40 hexadecimal digits in lower case). */
 export const isCommit = (ref: string): boolean => sha.test(ref)
 
@@ -33,7 +36,7 @@ export const validate = (ref: string): Result.Result<string, string> => {
   if (ref.startsWith("-")) return no('starts with "-"')
   if (/[~^:?*[\\]/.test(ref)) return no("has one of ~ ^ : ? * [ \\ in it")
   if (ref.includes("..") || ref.includes("@{")) return no('has ".." or "@{" in it')
-  if (ref === "@" || ref === "HEAD") return no("names no branch or tag")
+  if (ref === "@" || ref === "HEAD" || isZero(ref)) return no("names no branch, tag or commit")
   if (ref.endsWith(".")) return no('ends with "."')
   for (const part of ref.split("/")) {
     if (part === "") return no('starts or ends with "/", or has "//" in it')
@@ -48,6 +51,21 @@ export const shorten = (ref: string): { readonly ref: string; readonly kind?: "b
   if (ref.startsWith("refs/heads/")) return { ref: ref.slice("refs/heads/".length), kind: "branch" }
   if (ref.startsWith("refs/tags/")) return { ref: ref.slice("refs/tags/".length), kind: "tag" }
   return { ref }
+}
+
+/**
+ * A ref as people and forges write it, to the name that `spec.git.ref` would have: shortened and legal, with the kind
+ * that its prefix tells; or what is wrong with it, in words that fit after "the ref".
+ */
+export const read = (
+  text: string
+): Result.Result<{ readonly ref: string; readonly kind?: "branch" | "tag" }, string> => {
+  const short = shorten(text)
+  // refs/pull/1/merge, refs/notes/x. A branch may be called refs/…, but then it comes as refs/heads/refs/….
+  if (short.kind === undefined && text.startsWith("refs/")) {
+    return Result.fail("is neither under refs/heads/ nor under refs/tags/")
+  }
+  return Result.map(validate(short.ref), () => short)
 }
 
 /** Equal but for a leading `v`: how `spec.git.ref: 2.0.0` catches up with a request for `v2.0.0`. */

@@ -9,6 +9,7 @@
 import { Glob, Option, Schema } from "effect"
 import * as GitRef from "./GitRef.ts"
 import { request as keys } from "./Names.ts"
+import * as RepositoryIdentity from "./RepositoryIdentity.ts"
 
 export const Sender = Schema.Literals([
   "github",
@@ -148,6 +149,8 @@ export const isHandled = (annotations: Annotations, lastHandled: string | undefi
 
 interface Delivered {
   readonly by: Sender
+  /** URLs of the repository that it is about, as the sender writes them; empty when the sender does not say. */
+  readonly repositories?: ReadonlyArray<string>
   /** The sender's id of the delivery; a repeated one is a duplicate. */
   readonly id?: string
 }
@@ -176,6 +179,8 @@ export type Delivery = Promotion | Push
 /** What is known of the GatewaySync that a delivery is for. */
 export interface Target {
   readonly annotations: Annotations
+  /** `spec.git.repo`. */
+  readonly repository: string
   readonly specRef: string
   /** `spec.webhook.refs`. */
   readonly refs?: ReadonlyArray<string>
@@ -184,17 +189,31 @@ export interface Target {
   readonly lastHandledRequest?: string
   readonly lastSyncRef?: string
   readonly lastSyncRefKind?: GitRef.Kind
+  readonly lastSyncCommit?: string
   /** Every gateway has what was last handled. */
   readonly synced: boolean
 }
 
+/**
+ * - `Write`: the annotations change.
+ * - `AlreadyHandled`: a delivery that came before, for what is still in force. Nothing is written.
+ * - `NotForUs`: nothing is written, and what the sender wanted is not in force.
+ */
 export type Decision =
   | {
       readonly _tag: "Write"
       /** For a JSON merge patch of `metadata.annotations`: null removes. */
       readonly annotations: Readonly<Record<string, string | null>>
+      /** The ref that is in force then. */
+      readonly ref: string
       readonly message?: string
+      /**
+       * Just this was in force before, so that a sender that posts until the plant has it may be told what was reached
+       * before this write. Not so for a branch without a commit: it may have moved since.
+       */
+      readonly repeats: boolean
     }
+  | { readonly _tag: "AlreadyHandled"; readonly ref: string; readonly message: string }
   | { readonly _tag: "NotForUs"; readonly reason: string }
 
 export interface Stamp {
@@ -219,40 +238,50 @@ const isRepeated = (annotations: Annotations, delivery: Delivery): boolean =>
       (delivery._tag === "Promotion" && delivery.digest !== undefined && handled.digest === delivery.digest)
   )
 
+const isPending = (target: Target): boolean =>
+  !target.synced || !isHandled(target.annotations, target.lastHandledRequest)
+
+const named = (delivery: Delivery): string => (delivery.id === undefined ? "" : ` (id ${delivery.id})`)
+
+const isAllowed = (refs: ReadonlyArray<string>, ref: string): boolean =>
+  refs.some((glob) => Glob.match(Glob.make(glob, { dot: true }), ref))
+
 const decidePromotion = (delivery: Promotion, target: Target, stamp: Stamp): Decision => {
   const { annotations, refs } = target
-  if (refs !== undefined && !refs.some((glob) => Glob.match(Glob.make(glob, { dot: true }), delivery.ref))) {
+  if (refs !== undefined && !isAllowed(refs, delivery.ref)) {
     return notForUs(`the ref "${delivery.ref}" is none of spec.webhook.refs (${refs.join(", ")})`)
   }
   if (delivery.prerelease === true && !target.prereleases) {
     return notForUs(`"${delivery.ref}" is a prerelease; spec.webhook.prereleases lets those through`)
   }
   const current = inForce(annotations, target.specRef)
-  const sameRef = current.request?.ref === delivery.ref
+  const sameRequest = current.request?.ref === delivery.ref
+  const follows = GitRef.sameVersion(current.ref, delivery.ref)
   const repeated = isRepeated(annotations, delivery)
-  const pending = !target.synced || !isHandled(annotations, target.lastHandledRequest)
-  if (repeated && !(sameRef && pending)) {
-    return notForUs(`this delivery was already handled${delivery.id === undefined ? "" : ` (id ${delivery.id})`}`)
+  if (repeated && !follows) {
+    return notForUs(`this delivery was handled before${named(delivery)}, and "${current.ref}" was asked for since`)
   }
-  const seen =
-    delivery.id === undefined
-      ? {}
-      : {
-          [keys.deliveries]: remember(annotations, {
-            id: delivery.id,
-            ...(delivery.digest === undefined ? {} : { digest: delivery.digest })
-          })
-        }
+  if (repeated && !(sameRequest && isPending(target))) {
+    return { _tag: "AlreadyHandled", ref: current.ref, message: `this delivery was handled before${named(delivery)}` }
+  }
   const renewed = {
     [keys.commit]: delivery.commit ?? null,
     // A repeated delivery must differ from what was handled, or nobody would wake.
     [keys.id]: repeated ? stamp.freshId : (delivery.id ?? stamp.freshId),
     [keys.traceparent]: stamp.traceparent ?? null,
-    ...seen
+    ...(delivery.id === undefined
+      ? {}
+      : { [keys.deliveries]: remember(annotations, { id: delivery.id, ...optional("digest", delivery.digest) }) })
   }
-  if (sameRef) return { _tag: "Write", annotations: renewed, message: "ref already set" }
+  const repeats =
+    follows &&
+    target.lastSyncRef !== undefined &&
+    GitRef.sameVersion(target.lastSyncRef, delivery.ref) &&
+    (delivery.commit === undefined ? target.lastSyncRefKind !== "branch" : delivery.commit === target.lastSyncCommit)
+  const write = { _tag: "Write", ref: delivery.ref, repeats } as const
+  if (sameRequest) return { ...write, annotations: renewed, message: "ref already set" }
   return {
-    _tag: "Write",
+    ...write,
     annotations: {
       ...renewed,
       [keys.ref]: delivery.ref,
@@ -276,18 +305,19 @@ const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
     )
   }
   const repeated = isRepeated(annotations, delivery)
-  const pending = !target.synced || !isHandled(annotations, target.lastHandledRequest)
-  if (repeated && !(pushed(annotations)?.id === delivery.id && pending)) {
-    return notForUs(`this delivery was already handled (id ${delivery.id})`)
+  if (repeated && !isPending(target)) {
+    return { _tag: "AlreadyHandled", ref, message: `this delivery was handled before${named(delivery)}` }
   }
   return {
     _tag: "Write",
+    ref,
+    repeats: false,
     annotations: {
       [keys.pushed]: encodePushed({
         ref: delivery.ref,
         kind: delivery.kind,
-        ...(delivery.before === undefined ? {} : { before: delivery.before }),
-        ...(delivery.after === undefined ? {} : { after: delivery.after }),
+        ...optional("before", delivery.before),
+        ...optional("after", delivery.after),
         at: stamp.at,
         by: delivery.by,
         id: repeated ? stamp.freshId : (delivery.id ?? stamp.freshId)
@@ -295,13 +325,39 @@ const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
       [keys.traceparent]: stamp.traceparent ?? null,
       ...(delivery.id === undefined ? {} : { [keys.deliveries]: remember(annotations, { id: delivery.id }) })
     },
-    ...(repeated ? { message: "this push is already known; asking the remote again" } : {})
+    ...(repeated ? { message: "this push is known already; the remote is asked again" } : {})
   }
 }
 
-/** What a delivery writes on a GatewaySync, or why it writes nothing. */
-export const decide = (delivery: Delivery, target: Target, stamp: Stamp): Decision =>
+const decideOne = (delivery: Delivery, target: Target, stamp: Stamp): Decision =>
   delivery._tag === "Promotion" ? decidePromotion(delivery, target, stamp) : decidePush(delivery, target, stamp)
+
+/** Those about the target's repository; where none says so, those that do not say which. */
+const about = (deliveries: ReadonlyArray<Delivery>, repository: string): ReadonlyArray<Delivery> => {
+  const says = (delivery: Delivery) => delivery.repositories !== undefined && delivery.repositories.length > 0
+  const ours = deliveries.filter((delivery) =>
+    delivery.repositories?.some((url) => RepositoryIdentity.isSame(url, repository))
+  )
+  return ours.length > 0 ? ours : deliveries.filter((delivery) => !says(delivery))
+}
+
+/**
+ * What a message writes on a GatewaySync, or why it writes nothing. A message may hold several deliveries (commits of a
+ * freight, changes of a push): the first that is for this GatewaySync counts.
+ */
+export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stamp: Stamp): Decision => {
+  const ours = about(deliveries, target.repository)
+  if (ours.length === 0) {
+    const others = deliveries.flatMap((delivery) => delivery.repositories?.slice(0, 1) ?? [])
+    return notForUs(`it is about another repository (${others.join(", ")}), not ${target.repository}`)
+  }
+  const decisions = ours.map((delivery) => decideOne(delivery, target, stamp))
+  return (
+    decisions.find(({ _tag }) => _tag === "Write") ??
+    decisions.find(({ _tag }) => _tag === "AlreadyHandled") ??
+    decisions[0]!
+  )
+}
 
 /** The annotations after a decision: for deliveries that are merged into one patch. */
 export const after = (annotations: Annotations, patch: Readonly<Record<string, string | null>>): Annotations =>

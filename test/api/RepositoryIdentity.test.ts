@@ -1,0 +1,71 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Result } from "effect"
+import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
+import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
+
+const plant = "https://github.com/acme/plant"
+
+const same = [
+  "https://github.com/acme/plant.git",
+  "https://github.com/acme/plant/",
+  "https://github.com/Acme/Plant.git/",
+  "https://github.com:443/acme/plant",
+  "https://user@github.com/acme/plant.git",
+  "http://github.com/acme/plant",
+  "git@github.com:acme/plant.git",
+  "github.com:acme/plant",
+  "git@github.com:/acme/plant.git",
+  "ssh://git@github.com/acme/plant.git",
+  "ssh://git@github.com:22/acme/plant",
+  "ssh://git@ssh.github.com:443/acme/plant.git",
+  "git://github.com/acme/plant",
+  "https://GITHUB.com./acme//plant"
+]
+
+const others = [
+  "https://github.com/acme/plant-2",
+  "https://github.com/acme/plan",
+  "https://github.com.evil.example/acme/plant",
+  "https://evil.example/github.com/acme/plant",
+  "https://github.com:8443/acme/plant",
+  "https://github.com@evil.example/acme/plant",
+  "https://githubXcom/acme/plant",
+  "ssh://git@github.com:2222/acme/plant",
+  "https://github.com/acme/plant/tree"
+]
+
+const none = [
+  "",
+  "plant",
+  "/srv/git/plant",
+  "file:///srv/git/plant",
+  "https://github.com/",
+  "a b",
+  "ext::sh -c id",
+  "x:"
+]
+
+describe("RepositoryIdentity", () => {
+  it.each(same)("%s is the same repository", (url) => assert.isTrue(RepositoryIdentity.isSame(url, plant)))
+  it.each(others)("%s is another", (url) => assert.isFalse(RepositoryIdentity.isSame(url, plant)))
+  it.each(none)("%j is none, not even the same as itself", (url) => assert.isFalse(RepositoryIdentity.isSame(url, url)))
+
+  it("knows the two ways of Azure DevOps", () => {
+    assert.isTrue(
+      RepositoryIdentity.isSame(
+        "git@ssh.dev.azure.com:v3/acme/plant/site",
+        "https://acme@dev.azure.com/acme/plant/_git/site"
+      )
+    )
+  })
+
+  it("keeps an IPv6 host", () => {
+    assert.isTrue(RepositoryIdentity.isSame("http://[::1]:8080/a.git", "http://[::1]:8080/a"))
+    assert.isFalse(RepositoryIdentity.isSame("http://[::1]:8080/a", "http://[::2]:8080/a"))
+  })
+
+  it.each([plant, ...same, ...others])("agrees with what src/git connects to: %s", (url) => {
+    const parsed = RepositoryUrl.parse(url)
+    if (Result.isSuccess(parsed)) assert.strictEqual(RepositoryIdentity.of(url), parsed.success.normalized)
+  })
+})
