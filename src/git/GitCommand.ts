@@ -328,7 +328,7 @@ const patterns: ReadonlyArray<readonly [RegExp, (match: RegExpExecArray, remote:
     /not valid: is this a git repository|invalid server response|bad line length|protocol error[^\n]*|dumb http transport/,
     ([detail]) => ({ _tag: "NotAGitServer", detail })
   ],
-  [/timed out|Operation too slow/i, () => ({ _tag: "Timeout", seconds: 0 })],
+  [/timed out|Operation too slow/i, () => ({ _tag: "Timeout" })],
   [
     /[^\n]*(?:No space left on device|Read-only file system|quota exceeded|Too many open files|Permission denied)[^\n]*/i,
     ([detail]) => ({ _tag: "Command", detail: shorten(detail) })

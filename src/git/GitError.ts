@@ -22,8 +22,8 @@ const InvalidRef = Schema.TaggedStruct("InvalidRef", { ref: Schema.String })
 const CommitNotFound = Schema.TaggedStruct("CommitNotFound", { commit: Schema.String, detail: Schema.String })
 /** The repository has no commit yet. */
 const EmptyRepository = Schema.TaggedStruct("EmptyRepository", {})
-/** No answer within the deadline. */
-const Timeout = Schema.TaggedStruct("Timeout", { seconds: Schema.Finite })
+/** No answer within the deadline; without `seconds`, within the deadline of git or ssh itself. */
+const Timeout = Schema.TaggedStruct("Timeout", { seconds: Schema.optionalKey(Schema.Finite) })
 /** Something answers, but it does not speak git's smart protocol. */
 const NotAGitServer = Schema.TaggedStruct("NotAGitServer", { detail: Schema.String })
 /** The server sends us to another address, where the credentials must not follow. */
@@ -128,7 +128,7 @@ const explain = (reason: Reason): string => {
     case "EmptyRepository":
       return "the repository is empty. Push a first commit."
     case "Timeout":
-      return `no answer within ${reason.seconds} s. The server is slow or unreachable: check it, and network policies and proxies on the way.`
+      return `no answer ${reason.seconds === undefined ? "in time" : `within ${reason.seconds} s`}. The server is slow or unreachable: check it, and network policies and proxies on the way.`
     case "NotAGitServer":
       return `no git repository answers there (${reason.detail}). Take the clone URL for spec.git.repo, not the web page's.`
     case "Moved":

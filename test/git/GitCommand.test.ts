@@ -224,6 +224,7 @@ cd "${server.root}" && eval "$last"
         ["fatal: write error: No space left on device\nfatal: unpack-objects failed, packfile", "Command"],
         ["fatal: bad object refs/stoker/applied", "Damaged"],
         ["fatal: not a git repository: '/x'", "Damaged"],
+        ["ssh: connect to host h port 22: Connection timed out", "Timeout"],
         ["something new", "Command"]
       ]
       for (const [text, tag] of said) assert.strictEqual(classify(text, undefined)._tag, tag, text)
