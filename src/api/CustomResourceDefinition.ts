@@ -5,7 +5,7 @@
  */
 import { Equal, type JsonSchema, Predicate, Record, Schema } from "effect"
 import { Spec, Status } from "./GatewaySync.ts"
-import { group, version } from "./Names.ts"
+import * as Names from "./Names.ts"
 
 /**
  * JSON Schema as Kubernetes takes it ("structural"): fields that no Schema knows are pruned, so nothing says that they
@@ -48,19 +48,21 @@ const describedBy = (schema: Schema.Constraint) =>
 
 const condition = (type: string, field: string) => `.status.conditions[?(@.type=="${type}")].${field}`
 
+const { group, kind, plural, version } = Names.gatewaySyncs
+
 /** A plain object, ready to print or to apply. */
 export const gatewaySyncs = {
   apiVersion: "apiextensions.k8s.io/v1",
   kind: "CustomResourceDefinition",
-  metadata: { name: `gatewaysyncs.${group}` },
+  metadata: { name: `${plural}.${group}` },
   spec: {
     group,
     scope: "Namespaced",
     names: {
-      kind: "GatewaySync",
-      listKind: "GatewaySyncList",
-      plural: "gatewaysyncs",
-      singular: "gatewaysync",
+      kind,
+      listKind: `${kind}List`,
+      plural,
+      singular: kind.toLowerCase(),
       shortNames: ["gs"]
     },
     versions: [
