@@ -1,0 +1,168 @@
+/**
+ * A real API server with our CRD, a real git server, and the controller as the process runs it, but for its writes, which
+ * are noted here.
+ */
+import { NodeServices } from "@effect/platform-node"
+import { Clock, Context, Effect, FileSystem, Layer, Option, Redacted, Ref, Schedule, Schema } from "effect"
+import { SecureRandom } from "effect/crypto"
+import { HttpClient, HttpClientRequest } from "effect/http"
+import { parse } from "yaml"
+import { GatewaySync } from "../../src/api/GatewaySync.ts"
+import * as Names from "../../src/api/Names.ts"
+import { GatewaySyncController } from "../../src/controller/GatewaySyncController.ts"
+import { Memory } from "../../src/controller/Memory.ts"
+import { SharedRefs } from "../../src/controller/SharedRefs.ts"
+import { Stores } from "../../src/controller/Stores.ts"
+import { GitCommand } from "../../src/git/GitCommand.ts"
+import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import { KubeConfig } from "../../src/kubernetes/KubeConfig.ts"
+import * as Resource from "../../src/kubernetes/Resource.ts"
+import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
+import { GitServer } from "../../src/sandbox/GitServer.ts"
+import { Supervisor } from "../../src/telemetry/Supervisor.ts"
+
+/** As administrator. */
+export const kubeConfig = Layer.effect(
+  KubeConfig,
+  Effect.gen(function* () {
+    const { adminToken, caData, url } = yield* ControlPlane
+    return {
+      server: url,
+      namespace: "default",
+      tls: { ca: caData },
+      authorization: Effect.succeed(Option.some(Redacted.make(`Bearer ${Redacted.value(adminToken)}`))),
+      renew: Effect.void
+    }
+  })
+)
+
+/** Installs crds/ and waits until it is served. */
+export const definitions = Layer.effectDiscard(
+  Effect.gen(function* () {
+    const { admin } = yield* ControlPlane
+    const fileSystem = yield* FileSystem.FileSystem
+    const text = yield* fileSystem.readFileString(
+      new URL("../../crds/stoker.io_gatewaysyncs.yaml", import.meta.url).pathname
+    )
+    const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    yield* admin.execute(HttpClientRequest.bodyJsonUnsafe(HttpClientRequest.post(path), parse(text)))
+    yield* HttpClient.filterStatusOk(admin)
+      .get(`/apis/${Names.apiVersion}/gatewaysyncs`)
+      .pipe(Effect.retry(Schedule.spaced("20 millis")), Effect.timeout("20 seconds"))
+  })
+).pipe(Layer.provide(NodeServices.layer))
+
+/** A write of the controller, e.g. `apply configmaps one/stoker-metadata-site`. */
+export class Writes extends Context.Service<Writes, { readonly all: Effect.Effect<ReadonlyArray<string>> }>()(
+  "test/controller/Writes"
+) {}
+
+const noted = Layer.effectContext(
+  Effect.gen(function* () {
+    const client = yield* ApiClient
+    const log = yield* Ref.make<ReadonlyArray<string>>([])
+    const note = (line: string) => Ref.update(log, (lines) => [...lines, line])
+    const write =
+      <Args extends ReadonlyArray<never>, A, E>(
+        verb: string,
+        make: (resource: Resource.Resource, ref: Resource.ObjectRef, ...args: Args) => Effect.Effect<A, E>
+      ) =>
+      (resource: Resource.Resource, ref: Resource.ObjectRef, ...args: Args) =>
+        Effect.andThen(note(`${verb} ${resource.plural} ${Resource.key(ref)}`), make(resource, ref, ...args))
+    return Context.make(
+      ApiClient,
+      ApiClient.of({
+        ...client,
+        apply: write("apply", client.apply as never) as typeof client.apply,
+        mergePatch: write("merge", client.mergePatch as never) as typeof client.mergePatch,
+        jsonPatch: write("json", client.jsonPatch as never) as typeof client.jsonPatch,
+        delete: write("delete", client.delete as never) as typeof client.delete
+      })
+    ).pipe(Context.add(Writes, { all: Ref.get(log) }))
+  })
+)
+
+/** Runs the controller, as the leader would. */
+const running = Layer.effectDiscard(
+  Effect.gen(function* () {
+    const controller = yield* GatewaySyncController
+    const { supervise } = yield* Supervisor
+    yield* supervise("controller", controller.run)
+    yield* (yield* Stores).ready
+  })
+)
+
+/** The controller over whatever ApiClient is given. */
+export const controller = running.pipe(
+  Layer.provideMerge(GatewaySyncController.layer),
+  Layer.provideMerge(Layer.mergeAll(Stores.layer, SharedRefs.layer, SecureRandom.layerWebCrypto)),
+  Layer.provideMerge(Layer.mergeAll(Memory.layer, Supervisor.layer)),
+  Layer.provide(GitCommand.layer),
+  Layer.provide(NodeServices.layer)
+)
+
+export const layer = controller.pipe(
+  Layer.provideMerge(noted.pipe(Layer.provide(ApiClient.layer))),
+  Layer.provideMerge(kubeConfig),
+  Layer.provideMerge(definitions),
+  Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
+)
+
+// What tests do -------------------------------------------------------------------------------------------------------
+
+const decode = Schema.decodeUnknownEffect(GatewaySync)
+
+/** A namespace of its own with helpers for one GatewaySync. */
+export const plant = Effect.fnUntraced(function* (namespace: string) {
+  const client = yield* ApiClient
+  const { create: createRepository } = yield* GitServer
+  yield* client.request("POST", "/api/v1/namespaces", { metadata: { name: namespace } })
+  const repository = yield* createRepository(namespace)
+  const ref = (name: string) => ({ namespace, name })
+  const fieldManager = "test"
+
+  const get = (name: string) => Effect.flatMap(client.get(Names.gatewaySyncs, ref(name)), decode)
+  const data = Effect.fnUntraced(function* (name: string) {
+    const raw = yield* client.get(Resource.configMaps, ref(name))
+    return ((raw as { readonly data?: Readonly<Record<string, string>> }).data ?? {}) as Readonly<
+      Record<string, string | undefined>
+    >
+  })
+  const create = (name: string, spec: object) =>
+    client.create(
+      Names.gatewaySyncs,
+      namespace,
+      {
+        apiVersion: Names.apiVersion,
+        kind: "GatewaySync",
+        metadata: { name },
+        spec: {
+          git: { repo: repository.url, ref: "main" },
+          gateway: { api: { secretName: "api" } },
+          polling: { enabled: false },
+          sync: { profiles: { default: { mappings: [{ source: "projects", destination: "projects" }] } } },
+          ...spec
+        }
+      },
+      { fieldManager }
+    )
+  const patch = (name: string, body: object) => client.mergePatch(Names.gatewaySyncs, ref(name), body, { fieldManager })
+  const annotate = (name: string, annotations: Readonly<Record<string, string | null>>) =>
+    patch(name, { metadata: { annotations } })
+
+  return { namespace, client, repository, ref, get, data, create, patch, annotate }
+})
+
+/** Looks until it is so. */
+export const until = <A, E, R>(look: Effect.Effect<A, E, R>, isSo: (value: A) => boolean): Effect.Effect<A, Error, R> =>
+  Effect.gen(function* () {
+    const deadline = (yield* Clock.currentTimeMillis) + 15_000
+    let last: unknown
+    while ((yield* Clock.currentTimeMillis) < deadline) {
+      const result = yield* Effect.result(look)
+      if (result._tag === "Success" && isSo(result.success)) return result.success
+      last = result._tag === "Success" ? result.success : result.failure
+      yield* Effect.sleep("10 millis")
+    }
+    return yield* Effect.fail(new Error(`it never came to be so; last seen: ${JSON.stringify(last, undefined, 2)}`))
+  })
