@@ -1,0 +1,318 @@
+/**
+ * The agent of one gateway: what the controller wants → files on the volume → scans → report, again and again.
+ *
+ * *Start.* Where nobody listens on the gateway's port, the files come before the gateway does: `/startupz` passes when
+ * they are in place, and until the gateway runs they are compared and put back (charts seed volumes, commissioning
+ * rewrites files); then everything is scanned. Where something answers, this sidecar was restarted beside a running
+ * gateway, and the normal way with locks is taken.
+ *
+ * *Then.* On every change of the metadata. What fails is tried again, sooner first; newer metadata ends the waiting.
+ */
+import { Clock, Context, DateTime, Duration, Effect, Layer, Option, Random, Ref, Schedule, Schema } from "effect"
+import type * as GatewayStatus from "../api/GatewayStatus.ts"
+import type * as Metadata from "../api/Metadata.ts"
+import type * as Profile from "../api/Profile.ts"
+import { GatewayClient } from "../ignition/GatewayClient.ts"
+import { GatewayError } from "../ignition/GatewayError.ts"
+import { Health } from "../telemetry/Health.ts"
+import { Supervisor } from "../telemetry/Supervisor.ts"
+import * as Traceparent from "../telemetry/Traceparent.ts"
+import type * as Changes from "./Changes.ts"
+import { Settings } from "./Settings.ts"
+import { StatusReporter } from "./StatusReporter.ts"
+import { type Placed, Sync, type SyncError } from "./Sync.ts"
+import * as Wanted from "./Wanted.ts"
+
+/** Pauses before a failed sync is tried again: 1 s, doubling to a minute, each with up to a quarter of jitter. */
+export const backoff = (failures: number, random: number): Duration.Duration =>
+  Duration.millis(Math.min(60_000, 1000 * 2 ** Math.min(failures, 10)) * (1 + random / 4))
+/** How often a gateway that does not run yet is looked at, and its files with it. */
+export const bootPoll = Duration.seconds(1)
+/** How long a start waits for the API server before it takes what the volume keeps. */
+export const patience = Duration.seconds(5)
+/** A pass may take so long before newer metadata cuts its fetch or its scan short; shorter, and pushes could starve it. */
+export const superseding = Duration.seconds(5)
+/** The longest that a healthy loop is silent: a fetch may take 10 minutes. */
+export const heartbeat = Duration.minutes(12)
+
+/** The metadata has no profile of this name. Files stay as they are until it has, or the pod names another. */
+export class ProfileMissing extends Schema.TaggedError<ProfileMissing>()("ProfileMissing", {
+  profile: Schema.String,
+  cr: Schema.String
+}) {
+  override get message(): string {
+    return `GatewaySync ${this.cr} has no profile "${this.profile}"; files stay as they are. Add it, or correct the pod's annotation stoker.io/profile`
+  }
+}
+
+/** Nothing is known of what the controller wants. Wait for it. */
+export class MetadataUnknown extends Schema.TaggedError<MetadataUnknown>()("MetadataUnknown", {
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return this.detail
+  }
+}
+
+/** How a pass ended, and with that, what the next one waits for besides newer metadata. */
+type Outcome =
+  /** Nothing is left to do; the next look is a fall-back. */
+  | { readonly _tag: "Settled"; readonly period: Duration.Duration }
+  /** The files are in place; the gateway does not run yet. */
+  | { readonly _tag: "Waiting" }
+  | { readonly _tag: "Failed" }
+  /** Newer metadata cut it short. */
+  | { readonly _tag: "Superseded" }
+
+/** How a pass goes about it. */
+interface Mode {
+  readonly trust: Changes.Trust
+  /** Nobody reads the files yet: no locks, and scans come later. */
+  readonly cold: boolean
+  /** The same as the pass before: neither traced nor, when it finds nothing to do, reported. */
+  readonly again: boolean
+}
+
+const defaultPeriod = Duration.seconds(30)
+
+export class Agent extends Context.Service<Agent, { readonly version: string }>()("stoker/agent/Agent") {
+  /** Runs as long as its scope. @param version of the build, for reports */
+  static readonly layer = (version: string) => Layer.effect(Agent, Effect.as(make(version), { version }))
+}
+
+const make = Effect.fnUntraced(function* (version: string) {
+  const settings = yield* Settings
+  const supervisor = yield* Supervisor
+  const wanted = yield* Wanted.Wanted
+  const reporter = yield* StatusReporter
+  const sync = yield* Sync
+  const gateway = yield* GatewayClient
+  const probes = yield* makeProbes
+
+  /** What is told of the last sync that ended well, until the next one does. */
+  const lastGood = yield* Ref.make<Partial<GatewayStatus.Report>>({})
+
+  const report = Effect.fnUntraced(function* (
+    syncStatus: GatewayStatus.Report["syncStatus"],
+    data: Metadata.Data | undefined,
+    fields: Partial<GatewayStatus.Report> = {}
+  ) {
+    const holds = yield* sync.holds
+    yield* reporter.report({
+      ...(Option.isSome(holds) ? { syncedCommit: holds.value } : {}),
+      ...(yield* Ref.get(lastGood)),
+      syncStatus,
+      agentVersion: version,
+      profileName: settings.profile,
+      ...(Option.isSome(settings.podUid) ? { podUID: settings.podUid.value } : {}),
+      ...(data?.revision === undefined ? {} : { observedRevision: data.revision }),
+      ...fields
+    })
+  })
+
+  /** Says what is wrong. A gateway whose volume holds an earlier sync starts with that. */
+  const failed = Effect.fnUntraced(function* (error: Failure, data: Metadata.Data | undefined) {
+    yield* Effect.logWarning(error.message)
+    const waits = error instanceof GatewayError && error.next === "wait"
+    yield* report(waits ? "Pending" : "Error", data, {
+      errorMessage: error.message.slice(0, longestMessage),
+      ...(error instanceof GatewayError ? { lastScanResult: error.reason._tag } : {})
+    })
+    if (Option.isSome(yield* sync.holds)) yield* probes.pass
+    else yield* probes.wait(error.message)
+    return { _tag: "Failed" } satisfies Outcome
+  })
+
+  const paused = Effect.fnUntraced(function* (data: Metadata.Data, period: Duration.Duration) {
+    yield* report("Synced", data, { paused: true })
+    if (Option.isSome(yield* sync.holds)) yield* probes.pass
+    else yield* probes.wait("paused before its first sync")
+    return { _tag: "Settled", period } satisfies Outcome
+  })
+
+  const dryRun = Effect.fnUntraced(function* (
+    data: Metadata.Data,
+    profile: Profile.Effective,
+    period: Duration.Duration
+  ) {
+    const counts = yield* sync.count({ data, profile, trust: "disk", gateway: "up" })
+    yield* report("Synced", data, {
+      dryRun: true,
+      dryRunDiffAdded: counts.added,
+      dryRunDiffModified: counts.modified,
+      dryRunDiffDeleted: counts.deleted
+    })
+    yield* probes.pass
+    return { _tag: "Settled", period } satisfies Outcome
+  })
+
+  const synced = Effect.fnUntraced(function* (data: Metadata.Data, mode: Mode) {
+    const profile = Object.hasOwn(data.profiles, settings.profile) ? data.profiles[settings.profile] : undefined
+    if (profile === undefined) return yield* new ProfileMissing({ profile: settings.profile, cr: settings.crName })
+    const period = Duration.seconds(profile.syncPeriod)
+    if (data.paused === "true" || profile.paused) return yield* paused(data, period)
+    if (profile.dryRun) return yield* dryRun(data, profile, period)
+
+    const begun = yield* Clock.currentTimeMillis
+    const placed = yield* sync.place({ data, profile, trust: mode.trust, gateway: mode.cold ? "down" : "up" })
+    yield* probes.pass
+    if (mode.cold) {
+      // Whatever the gateway makes of them when it boots, a scan afterwards is owed.
+      yield* sync.owe(placed.kinds)
+      yield* report("Pending", data, {
+        errorMessage: `the files of ${data.commit.slice(0, 7)} are in place; waits until the gateway runs`
+      })
+      return { _tag: "Waiting" } satisfies Outcome
+    }
+    const scanned = yield* sync.scan
+    const changed = placed.added + placed.modified + placed.deleted
+    if (mode.again && changed === 0 && scanned.length === 0) return { _tag: "Settled", period } satisfies Outcome
+
+    const took = (yield* Clock.currentTimeMillis) - begun
+    yield* Ref.update(lastGood, (former) => ({
+      ...former,
+      syncedCommit: data.commit,
+      syncedRef: data.ref,
+      lastSyncTime: DateTime.formatIso(DateTime.makeUnsafe(begun + took)),
+      lastSyncDuration: `${took}ms`,
+      filesChanged: changed,
+      projectsSynced: placed.projects,
+      ...(scanned.length === 0 ? {} : { lastScanResult: "ok" })
+    }))
+    yield* report("Synced", data)
+    yield* Effect.logInfo(changed === 0 ? "nothing of this gateway changed" : "synced").pipe(
+      Effect.annotateLogs({ ...counts(placed), commit: data.commit, ref: data.ref, millis: took })
+    )
+    return { _tag: "Settled", period } satisfies Outcome
+  })
+
+  /** One pass over what is wanted now. */
+  const pass = (state: Wanted.State, mode: Mode): Effect.Effect<Outcome> => {
+    switch (state._tag) {
+      case "Unheard":
+      case "Missing":
+      case "Invalid":
+        return Effect.as(failed(new MetadataUnknown({ detail: detailOf(state, settings) }), undefined), {
+          _tag: "Settled",
+          period: defaultPeriod
+        })
+      case "Known":
+      case "Kept": {
+        const { data } = state
+        const once = synced(data, mode).pipe(Effect.catch((error) => failed(error, data)))
+        return mode.again
+          ? Effect.withTracerEnabled(once, false)
+          : once.pipe(
+              Effect.withSpan("sync", {
+                attributes: { "stoker.commit": data.commit, "stoker.gateway": settings.gatewayName }
+              }),
+              Traceparent.continueFrom(data.traceparent)
+            )
+      }
+    }
+  }
+
+  const loop = Effect.gen(function* () {
+    let cold = (yield* gateway.state)._tag === "Down"
+    yield* sync.open.pipe(
+      Effect.tapError((error) => failed(error, undefined)),
+      Effect.retry({ schedule: openRetries })
+    )
+    const first = yield* wanted.current
+    if (first._tag === "Unheard") {
+      yield* Effect.raceFirst(wanted.changedFrom(first), Effect.sleep(patience))
+      yield* wanted.useKept
+    }
+    let trust: Changes.Trust = "disk"
+    let failures = 0
+    let former: Wanted.State | undefined
+    while (true) {
+      const state = yield* wanted.current
+      const wasCold = cold
+      if (cold && former !== undefined) cold = (yield* gateway.state)._tag !== "Running"
+      const again = state === former && wasCold === cold && failures === 0
+      yield* probes.beat(Duration.zero)
+      const outcome = yield* Effect.raceFirst(
+        pass(state, { cold, trust, again }),
+        Effect.as(Effect.delay(wanted.changedFrom(state), superseding), { _tag: "Superseded" } as Outcome)
+      )
+      former = state
+      failures = outcome._tag === "Failed" ? failures + 1 : 0
+      if (outcome._tag === "Settled") trust = "inventory"
+      if (outcome._tag === "Superseded") continue
+      yield* wanted.keep
+      const delay = yield* pause(outcome, failures, cold)
+      yield* probes.beat(delay)
+      yield* Effect.raceFirst(wanted.changedFrom(state), Effect.sleep(delay))
+    }
+  })
+
+  yield* supervisor.supervise("metadata", wanted.watch)
+  yield* supervisor.supervise("report", reporter.deliver)
+  yield* supervisor.supervise("sync", loop)
+})
+
+type Failure = SyncError | ProfileMissing | MetadataUnknown
+
+const longestMessage = 2000
+const openRetries = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("30 seconds")])
+
+const pause = (outcome: Outcome, failures: number, cold: boolean): Effect.Effect<Duration.Duration> => {
+  switch (outcome._tag) {
+    case "Settled":
+      // A gateway that starts while there is nothing to do is still waited for.
+      return Effect.succeed(cold ? Duration.min(outcome.period, bootPoll) : outcome.period)
+    case "Waiting":
+    case "Superseded":
+      return Effect.succeed(bootPoll)
+    case "Failed":
+      return Effect.map(Random.next, (random) => backoff(failures - 1, random))
+  }
+}
+
+const counts = ({ added, deleted, modified }: Placed) => ({ added, modified, deleted })
+
+const detailOf = (
+  state: Exclude<Wanted.State, { readonly data: unknown }>,
+  { crName, crNamespace }: { readonly crName: string; readonly crNamespace: string }
+): string => {
+  switch (state._tag) {
+    case "Unheard":
+      return "the API server has not answered yet; files stay as they are"
+    case "Missing":
+      return `there is no metadata for GatewaySync ${crNamespace}/${crName}: does it exist, and is Stoker's controller running? Files stay as they are`
+    case "Invalid":
+      return state.message
+  }
+}
+
+/** Startup and readiness: files are on the volume, from now or from before. Liveness: the loop is heard of. */
+const makeProbes = Effect.gen(function* () {
+  const health = yield* Health
+  const missing = yield* Ref.make(Option.some("waits for the first sync"))
+  const heardBy = yield* Ref.make((yield* Clock.currentTimeMillis) + Duration.toMillis(heartbeat))
+  const files = Effect.flatMap(
+    Ref.get(missing),
+    Option.match({ onNone: () => Effect.void, onSome: (why) => Effect.fail(why) })
+  )
+  const alive = Effect.gen(function* () {
+    const late = (yield* Clock.currentTimeMillis) - (yield* Ref.get(heardBy))
+    if (late > 0) return yield* Effect.fail(`nothing heard, ${Math.round(late / 1000)} s over time`)
+  })
+  yield* health.register("startup", "files", files)
+  yield* health.register("ready", "files", files)
+  yield* health.register("live", "sync", alive)
+  return {
+    pass: Ref.set(missing, Option.none<string>()),
+    wait: (why: string) =>
+      Ref.update(
+        missing,
+        Option.map(() => why)
+      ),
+    /** @param pause how long the loop means to be silent */
+    beat: (pause: Duration.Duration) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+        Ref.set(heardBy, now + Duration.toMillis(pause) + Duration.toMillis(heartbeat))
+      )
+  }
+})

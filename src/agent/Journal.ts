@@ -1,0 +1,49 @@
+/**
+ * What is under way on the volume, written down before the first file changes: a start after a crash finishes it or
+ * takes it back, and a scan that is owed is not forgotten.
+ */
+import { Effect, Option, Schema } from "effect"
+import { ScanKind } from "../ignition/GatewayClient.ts"
+import * as Inventory from "./Inventory.ts"
+import { Volume } from "./Volume.ts"
+
+const scans = Schema.Array(ScanKind)
+
+/** Files are being changed. All paths are relative to the data directory. */
+export const Apply = Schema.TaggedStruct("Apply", {
+  commit: Schema.String,
+  /** Deleted first: they are in the way of what is written. */
+  clear: Schema.Array(Schema.String),
+  /** In this order. `staged` holds the new content until it is renamed to `path`. */
+  writes: Schema.Array(Schema.Struct({ path: Schema.String, staged: Schema.String, file: Inventory.File })),
+  deletes: Schema.Array(Schema.String),
+  scans
+})
+export type Apply = typeof Apply.Type
+
+/** The files are in place; the gateway has to be asked to look at them. */
+export const Scan = Schema.TaggedStruct("Scan", { scans })
+export type Scan = typeof Scan.Type
+
+export const Journal = Schema.Union([Apply, Scan])
+export type Journal = typeof Journal.Type
+
+const decode = Schema.decodeUnknownEffect(Schema.fromJsonString(Journal))
+const file = ".stoker/journal.json"
+
+export const load = Effect.gen(function* () {
+  const volume = yield* Volume
+  const [sight] = yield* volume.look([file])
+  if (sight?._tag !== "File") return Option.none<Journal>()
+  return yield* decode(Buffer.from(yield* volume.read(file)).toString()).pipe(
+    Effect.map(Option.some),
+    // It is swapped as a whole, so this is not ours.
+    Effect.catch(() => Effect.as(Effect.logWarning(`${file} cannot be read and is dropped`), Option.none<Journal>()))
+  )
+})
+
+/** On the disk when it returns. */
+export const save = (journal: Journal) =>
+  Effect.flatMap(Volume, (volume) => volume.replace(file, JSON.stringify(journal)))
+
+export const clear = Effect.flatMap(Volume, (volume) => volume.remove(file))

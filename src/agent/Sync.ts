@@ -1,0 +1,249 @@
+/**
+ * One pass from a commit to the gateway: fetch → plan → stage → lock → write → scan. Knows what the volume holds and what
+ * is still owed; when a pass is made, and what is reported, is the Agent's business.
+ */
+import { Context, Effect, Layer, Option, Ref } from "effect"
+import type * as Metadata from "../api/Metadata.ts"
+import type * as Profile from "../api/Profile.ts"
+import { GitError } from "../git/GitError.ts"
+import { GatewayClient, type ScanKind } from "../ignition/GatewayClient.ts"
+import type { GatewayError } from "../ignition/GatewayError.ts"
+import * as Apply from "./Apply.ts"
+import * as Changes from "./Changes.ts"
+import * as Inventory from "./Inventory.ts"
+import * as Journal from "./Journal.ts"
+import * as Plan from "./Plan.ts"
+import { Repository } from "./Repository.ts"
+import * as SettingsModule from "./Settings.ts"
+import { Settings } from "./Settings.ts"
+import { Volume, type VolumeError } from "./Volume.ts"
+
+export interface Request {
+  readonly data: Metadata.Data
+  readonly profile: Profile.Effective
+  readonly trust: Changes.Trust
+  /** Whether a gateway may be reading the files: then scans are locked out while they change. */
+  readonly gateway: "down" | "up"
+}
+
+/** What a pass changed, or would change, on the disk. */
+export interface Counts {
+  readonly added: number
+  readonly modified: number
+  readonly deleted: number
+}
+
+export interface Placed extends Counts {
+  /** Names of the projects that the profile brings. */
+  readonly projects: ReadonlyArray<string>
+  /** The kinds that the profile's files are scanned by. */
+  readonly kinds: ReadonlyArray<ScanKind>
+}
+
+export type SyncError = GitError | Plan.PlanRefused | VolumeError | GatewayError
+
+export class Sync extends Context.Service<
+  Sync,
+  {
+    /** Mends what an earlier process left half done, and reads what the volume holds. First of all, once. */
+    readonly open: Effect.Effect<void, VolumeError>
+    /** The files are as the commit has them when this succeeds; scans are owed, not done. */
+    readonly place: (request: Request) => Effect.Effect<Placed, SyncError>
+    /** What `place` would change. Writes nothing to the data directory. */
+    readonly count: (request: Request) => Effect.Effect<Placed, SyncError>
+    /** Scans what is owed. What fails stays owed, over restarts too. */
+    readonly scan: Effect.Effect<ReadonlyArray<ScanKind>, GatewayError | VolumeError>
+    readonly owe: (kinds: ReadonlyArray<ScanKind>) => Effect.Effect<void>
+    readonly owed: Effect.Effect<ReadonlyArray<ScanKind>>
+    /** The commit of the last complete placing on this volume. */
+    readonly holds: Effect.Effect<Option.Option<string>>
+  }
+>()("stoker/agent/Sync") {
+  static readonly layer = Layer.effect(
+    Sync,
+    Effect.suspend(() => make)
+  )
+}
+
+const lockTimes = { acquireTimeout: "10 seconds", holdTimeout: "60 seconds" } as const
+
+const make = Effect.gen(function* () {
+  const settings = yield* Settings
+  const repository = yield* Repository
+  const volume = yield* Volume
+  const gateway = yield* GatewayClient
+  const inventory = yield* Ref.make(Option.none<Inventory.Inventory>())
+  const owedScans = yield* Ref.make<ReadonlySet<ScanKind>>(new Set())
+  /** An apply began and did not end: the journal knows more than the inventory. */
+  const torn = yield* Ref.make(false)
+
+  const owe = (kinds: ReadonlyArray<ScanKind>) => Ref.update(owedScans, (owed) => new Set([...owed, ...kinds]))
+  const owed = Effect.map(Ref.get(owedScans), (kinds) => Plan.scanKinds.filter((kind) => kinds.has(kind)))
+
+  const open = Effect.gen(function* () {
+    const recovery = yield* Apply.recover
+    yield* owe(recovery.owed)
+    yield* Ref.set(inventory, yield* Inventory.load)
+    yield* Ref.set(torn, false)
+    // What the Go agent leaves behind when it is killed.
+    yield* volume.removeTree(Plan.formerStaging)
+  }).pipe(Effect.provideService(Volume, volume))
+
+  const variables = Effect.fnUntraced(function* (data: Metadata.Data, profile: Profile.Effective) {
+    const labels = yield* settings.labels
+    return {
+      GatewayName: settings.gatewayName,
+      PodName: settings.podName,
+      PodOrdinal: SettingsModule.podOrdinal(settings.podName, labels),
+      Namespace: settings.podNamespace,
+      Ref: data.ref,
+      Commit: data.commit,
+      CRName: settings.crName,
+      Labels: labels,
+      Vars: profile.vars ?? {}
+    }
+  })
+
+  /** From the metadata to what has to change. */
+  const prepare = Effect.fnUntraced(function* ({ data, profile, trust }: Request) {
+    const mappings = yield* Effect.fromResult(Plan.mappings(profile, yield* variables(data, profile)))
+    const mirror = yield* repository.open(data)
+    const tree = yield* mirror
+      .ensure({ commit: data.commit, ref: data.ref })
+      .pipe(Effect.andThen(mirror.listTree(data.commit, Plan.sources(mappings))), Effect.withSpan("fetch"))
+    const held = yield* Ref.get(inventory)
+    return yield* Effect.gen(function* () {
+      const files = Inventory.filesOf(held)
+      const plan = yield* Effect.fromResult(
+        Plan.make({
+          mappings,
+          excludePatterns: profile.excludePatterns ?? [],
+          tree,
+          inventory: files,
+          allowMassDeletion: data.allowMassDeletion === data.commit
+        })
+      )
+      const changes = yield* Changes.compare({
+        plan,
+        inventory: files,
+        trust: Option.isNone(held) ? "disk" : trust,
+        readBlobs: mirror.readBlobs
+      })
+      return { mirror, plan, changes, held }
+    }).pipe(Effect.withSpan("plan"))
+  })
+
+  const placed = (plan: Plan.Plan, changes: Changes.Changes): Placed => ({
+    added: changes.writes.filter(({ isNew }) => isNew).length,
+    modified: changes.writes.filter(({ isNew }) => !isNew).length,
+    deleted: changes.clear.length + changes.deletes.length,
+    projects: projectsOf(plan.files.keys()),
+    kinds: Plan.scansFor(plan.files.keys())
+  })
+
+  /** Locks out scans of these kinds while a gateway is there to make them. */
+  const lock = Effect.fnUntraced(function* (kinds: ReadonlyArray<ScanKind>) {
+    const held: Array<ScanKind> = []
+    yield* Effect.forEach(
+      kinds,
+      (kind) =>
+        Effect.tap(gateway.acquireScanLock(kind, lockTimes), ({ _tag }) =>
+          Effect.sync(() => _tag === "Held" && held.push(kind))
+        ),
+      { discard: true }
+    ).pipe(
+      // Nobody reads the files; the gateway will when it starts.
+      Effect.catchReasons("GatewayError", {
+        Refused: () => Effect.void,
+        NotRunning: () => Effect.void,
+        Commissioning: () => Effect.void
+      }),
+      // Only a scan gives a lock back, and nothing has changed yet.
+      Effect.onError(() => Effect.forEach(held, (kind) => Effect.ignore(gateway.requestScan(kind)), { discard: true }))
+    )
+  })
+
+  const write = Effect.fnUntraced(function* (request: Request, prepared: Effect.Success<ReturnType<typeof prepare>>) {
+    const { changes, mirror } = prepared
+    const { commit } = request.data
+    const staged = yield* Apply.stage({ commit, changes, readBlobs: mirror.readBlobs, owed: yield* owed })
+    if (request.gateway === "up") {
+      yield* Effect.onError(lock(staged.journal.scans), () => Effect.ignore(Apply.discard))
+    }
+    yield* Effect.uninterruptible(
+      Effect.gen(function* () {
+        yield* Ref.set(torn, true)
+        yield* owe(staged.journal.scans)
+        yield* Apply.commit(staged)
+        yield* Apply.finish(staged)
+        yield* Ref.set(inventory, Option.some(staged.inventory))
+        yield* Ref.set(torn, false)
+      })
+    )
+  }, Effect.withSpan("write"))
+
+  const place = Effect.fnUntraced(
+    function* (request: Request) {
+      const mend = yield* Ref.get(torn)
+      if (mend) yield* open
+      const prepared = yield* prepare(mend ? { ...request, trust: "disk" } : request)
+      const { changes, held, mirror, plan } = prepared
+      const { commit } = request.data
+      if (!Changes.isEmpty(changes)) yield* write(request, prepared)
+      else {
+        const next: Inventory.Inventory = { version: 1, commit, files: changes.unchanged }
+        if (!sameFiles(Inventory.filesOf(held), next.files) || Option.isNone(held)) yield* Inventory.save(next)
+        yield* Ref.set(inventory, Option.some(next))
+      }
+      // Only a saving for the next fetch.
+      yield* Effect.ignore(mirror.setApplied(commit))
+      return placed(plan, changes)
+    },
+    Effect.provideService(Volume, volume)
+  )
+
+  const count = Effect.fnUntraced(
+    function* (request: Request) {
+      const { changes, plan } = yield* prepare({ ...request, trust: "disk" })
+      return placed(plan, changes)
+    },
+    Effect.provideService(Volume, volume)
+  )
+
+  const scan = Effect.gen(function* () {
+    const kinds = yield* owed
+    for (const kind of kinds) {
+      yield* gateway.scan(kind)
+      yield* Ref.update(owedScans, (owed) => new Set([...owed].filter((other) => other !== kind)))
+    }
+    if (kinds.length > 0 && !(yield* Ref.get(torn))) yield* Journal.clear
+    return kinds
+  }).pipe(Effect.provideService(Volume, volume))
+
+  return Sync.of({
+    open,
+    place,
+    count,
+    scan,
+    owe,
+    owed,
+    holds: Effect.map(
+      Ref.get(inventory),
+      Option.map(({ commit }) => commit)
+    )
+  })
+})
+
+const projectsOf = (paths: Iterable<string>): ReadonlyArray<string> => {
+  const names = new Set<string>()
+  for (const path of paths) {
+    const [top, name, inside] = path.split("/", 3)
+    if (top === "projects" && name !== undefined && inside !== undefined) names.add(name)
+  }
+  return [...names].sort()
+}
+
+const sameFiles = (a: Inventory.Files, b: Inventory.Files): boolean => {
+  const paths = Object.keys(a)
+  return paths.length === Object.keys(b).length && paths.every((path) => a[path] === b[path])
+}

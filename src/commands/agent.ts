@@ -1,0 +1,81 @@
+/**
+ * `stoker agent`: the sidecar of one gateway. Its flags are its environment (see `agent/Settings`), besides `PROBE_PORT`
+ * (8082; 0 is any free one) and `OTEL_*`.
+ */
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Cause, Config, Effect, Exit, FileSystem, Layer } from "effect"
+import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
+import { createServer } from "node:http"
+import { Agent } from "../agent/Agent.ts"
+import { Repository } from "../agent/Repository.ts"
+import { Settings } from "../agent/Settings.ts"
+import { StatusReporter } from "../agent/StatusReporter.ts"
+import { Sync } from "../agent/Sync.ts"
+import { Volume } from "../agent/Volume.ts"
+import { Wanted } from "../agent/Wanted.ts"
+import { GitCommand } from "../git/GitCommand.ts"
+import * as ApiToken from "../ignition/ApiToken.ts"
+import { GatewayClient } from "../ignition/GatewayClient.ts"
+import { ApiClient } from "../kubernetes/ApiClient.ts"
+import { version } from "../Version.ts"
+import { KubeConfig } from "../kubernetes/KubeConfig.ts"
+import { Health } from "../telemetry/Health.ts"
+import { Supervisor } from "../telemetry/Supervisor.ts"
+import * as Telemetry from "../telemetry/Telemetry.ts"
+
+const volume = Layer.unwrap(Effect.map(Settings, ({ dataPath }) => Volume.layer(dataPath)))
+
+const gateway = Layer.unwrap(
+  Effect.gen(function* () {
+    const { apiKeyFile, gatewayUrl } = yield* Settings
+    const fs = yield* FileSystem.FileSystem
+    const token = Effect.provideService(ApiToken.fromFile(apiKeyFile), FileSystem.FileSystem, fs)
+    return GatewayClient.layer({ url: gatewayUrl, token })
+  })
+)
+
+/** First up, last down. */
+const probes = HttpRouter.serve(Health.routes, { disableListenLog: true, disableLogger: true }).pipe(
+  Layer.merge(
+    Layer.effectDiscard(
+      Effect.flatMap(HttpServer.HttpServer, ({ address }) =>
+        Effect.logInfo("listening").pipe(
+          Effect.annotateLogs({ what: "probes", ...("port" in address ? { port: address.port } : {}) })
+        )
+      )
+    )
+  ),
+  Layer.provide(
+    NodeHttpServer.layerConfig(
+      createServer,
+      Config.all({ port: Config.Port("PROBE_PORT").pipe(Config.withDefault(8082)) })
+    )
+  ),
+  Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen, () => true))
+)
+
+/** Everything but the environment that a test replaces. */
+export const main = (version: string) =>
+  Agent.layer(version).pipe(
+    Layer.provide(Sync.layer),
+    Layer.provide([Wanted.layer, StatusReporter.layer, Repository.layer, gateway]),
+    Layer.provide([volume, GitCommand.layer, ApiClient.layer.pipe(Layer.provide(KubeConfig.layer))]),
+    Layer.provide(probes),
+    Layer.provideMerge([Settings.layer, Supervisor.layer, Health.layer]),
+    Layer.provide(Telemetry.layer({ service: "stoker-agent", version })),
+    Layer.provide(NodeServices.layer)
+  )
+
+export const run = (_args: ReadonlyArray<string>): void =>
+  Effect.gen(function* () {
+    const { failed } = yield* Supervisor
+    return yield* failed
+  }).pipe(
+    Effect.provide(main(version)),
+    NodeRuntime.runMain({
+      // SIGTERM is how a pod ends, and no failure.
+      teardown: (exit, onExit) => onExit(Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? 0 : 1)
+    })
+  )
