@@ -1,6 +1,7 @@
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as FiberHandle from "effect/FiberHandle"
 import type * as FileSystem from "effect/FileSystem"
 import { constTrue } from "effect/Function"
@@ -17,7 +18,7 @@ import * as ControlApi from "./gateway/ControlApi.ts"
 import * as Designers from "./gateway/Designers.ts"
 import * as Faults from "./gateway/Faults.ts"
 import * as GatewayApi from "./gateway/GatewayApi.ts"
-import { effectiveConfig, type GatewayModel, type ScanKind } from "./gateway/GatewayModel.ts"
+import { configResource, effectiveConfig, type GatewayModel, type ScanKind } from "./gateway/GatewayModel.ts"
 import * as Scanner from "./gateway/Scanner.ts"
 import * as Seed from "./gateway/Seed.ts"
 import { until } from "./gateway/Until.ts"
@@ -124,21 +125,20 @@ export const make = Effect.fnUntraced(function* (
   const accepted = yield* SubscriptionRef.make(commissioning !== "manual")
   const tokens = yield* SubscriptionRef.make<Access.Tokens>(new Map())
   const requests = new Map<string, number>()
-  const life = yield* FiberHandle.make()
+  const life = yield* FiberHandle.make<never, ServeError>()
   const successor = yield* FiberHandle.make()
 
   const model = Effect.map(SubscriptionRef.get(scanner.history), Scanner.modelOf)
-  const config = Effect.map(model, (_) => effectiveConfig(_, mode))
   const setPhase = (next: GatewayApi.Phase) => SubscriptionRef.set(phase, next)
 
   const judge = (header: string | undefined, writes: boolean) =>
     access === "open" || (header !== undefined && options.tokens?.includes(header) === true)
       ? Effect.succeed<Access.Verdict>("allowed")
-      : Effect.map(config, (resources) =>
+      : Effect.map(model, (_) =>
           Access.judge({
             header,
             tokens: SubscriptionRef.getUnsafe(tokens),
-            properties: Access.propertiesOf(resources),
+            properties: Access.propertiesOf(configResource(_, "ignition/security-properties", mode)),
             writes,
             secure: options.tls !== undefined
           })
@@ -178,7 +178,10 @@ export const make = Effect.fnUntraced(function* (
     awaitPhase: (wanted) => Effect.asVoid(until(phase, (_) => _ === wanted)),
     setPhase: (next) =>
       Effect.gen(function* () {
-        if (next === "down") return yield* FiberHandle.clear(life)
+        if (next === "down") {
+          yield* FiberHandle.clear(successor)
+          return yield* FiberHandle.clear(life)
+        }
         if ((yield* SubscriptionRef.get(phase)) !== "down") return yield* setPhase(next)
         yield* FiberHandle.run(life, boot)
       }),
@@ -215,7 +218,7 @@ export const make = Effect.fnUntraced(function* (
   const controlApp = yield* ControlApi.make(gateway)
 
   /** One life, from the chart's init container to the killed process. Never ends by itself. */
-  const boot: Effect.Effect<never> = Effect.gen(function* () {
+  const boot: Effect.Effect<never, ServeError> = Effect.gen(function* () {
     yield* seed.plant
     yield* serve(createServer, port, dispatch(gatewayApp, controlApp))
     yield* setPhase("starting")
@@ -227,21 +230,24 @@ export const make = Effect.fnUntraced(function* (
       } else {
         yield* setPhase("commissioning")
         yield* until(accepted, (_) => _)
-        yield* seed.commission(yield* config)
+        yield* seed.commission(configResource(yield* model, "ignition/security-properties", mode))
         yield* scanner.boot
       }
     }
-    yield* SubscriptionRef.set(tokens, Access.tokensOf(yield* config))
+    yield* SubscriptionRef.set(tokens, Access.tokensOf(effectiveConfig(yield* model, mode)))
     yield* setPhase("running")
     return yield* options.scanFrequency === undefined
       ? Effect.never
       : Effect.forever(Effect.delay(scanner.scanByTimer("projects"), options.scanFrequency))
-  }).pipe(Effect.ensuring(Effect.andThen(scanner.stop, setPhase("down"))), Effect.scoped, Effect.orDie)
+  }).pipe(Effect.scoped, Effect.ensuring(Effect.andThen(scanner.stop, setPhase("down"))))
 
   const control = yield* serve(() => Http.createServer(), options.controlPort ?? 0, controlApp)
   if (options.boots ?? true) {
-    yield* FiberHandle.run(life, boot)
-    yield* until(phase, (_) => _ !== "down")
+    const first = yield* FiberHandle.run(life, boot)
+    yield* Effect.raceFirst(
+      until(phase, (_) => _ !== "down"),
+      Fiber.join(first)
+    )
   }
   return { ...gateway, controlUrl: `http://localhost:${control.port}` }
 })

@@ -9,7 +9,7 @@ import * as HttpClientRequest from "effect/http/HttpClientRequest"
 import * as Layer from "effect/Layer"
 import * as Path from "effect/Path"
 import * as Access from "../../src/sandbox/gateway/Access.ts"
-import { effectiveConfig, filesOf } from "../../src/sandbox/gateway/GatewayModel.ts"
+import { configResource, effectiveConfig, filesOf, type GatewayModel } from "../../src/sandbox/gateway/GatewayModel.ts"
 import * as Seed from "../../src/sandbox/gateway/Seed.ts"
 import * as SimulatedGateway from "../../src/sandbox/SimulatedGateway.ts"
 
@@ -171,23 +171,6 @@ describe("a scan", () => {
     })
   )
 
-  it_("stamps strictly newer, however quickly one follows another", () =>
-    Effect.gen(function* () {
-      const gateway = yield* start()
-      yield* gateway.awaitPhase("running")
-      const stamps: Array<number> = []
-      for (let i = 0; i < 5; i++) {
-        yield* scan(gateway, "config")
-        const { text } = yield* get(api(gateway, "scan/config"))
-        stamps.push(Number(/"lastScanTimestamp":(\d+)/.exec(text)?.[1]))
-      }
-      assert.deepStrictEqual(
-        stamps,
-        [...new Set(stamps)].sort((a, b) => a - b)
-      )
-    })
-  )
-
   it_("that fails ends like any other, with the old model and an error in the log", () =>
     Effect.gen(function* () {
       const gateway = yield* start(project("one"))
@@ -233,20 +216,13 @@ describe("a scan", () => {
     })
   )
 
-  it_("comes unasked for projects, but not while the lock is held", () =>
+  it_("comes unasked for projects, where told to", () =>
     Effect.gen(function* () {
       const gateway = yield* start(project("one"), { scanFrequency: "5 millis" })
       yield* gateway.awaitPhase("running")
-      yield* gateway.awaitHistory((_) => _.some((revision) => revision.cause === "timer"))
-      yield* post(api(gateway, "scan-lock/projects"), {})
-      yield* gateway.awaitIdle("projects")
       yield* gateway.write(project("two"))
-      yield* post(api(gateway, "scan/projects"))
       yield* gateway.awaitModel((_) => filesOf(_).get(`${view}/view.json`)?.text === '{"commit":"two"}')
-      const two = (yield* gateway.history).find(
-        (_) => filesOf(_.model).get(`${view}/view.json`)?.text === '{"commit":"two"}'
-      )
-      assert.strictEqual(two?.cause, "scan")
+      assert.deepStrictEqual(yield* gateway.scans, [])
     })
   )
 })
@@ -351,11 +327,12 @@ describe("access", () => {
         { commissioning: "automatic", access: "checked" }
       )
       yield* gateway.awaitPhase("running")
-      const properties = (config: Parameters<typeof Access.propertiesOf>[0]) => Access.propertiesOf(config)
-      assert.deepStrictEqual(properties(effectiveConfig(yield* gateway.model)), Access.defaultProperties)
+      const properties = (model: GatewayModel) =>
+        Access.propertiesOf(configResource(model, "ignition/security-properties"))
+      assert.deepStrictEqual(properties(yield* gateway.model), Access.defaultProperties)
       const other = yield* start(secured, { commissioning: "automatic", access: "checked" })
       yield* other.awaitPhase("running")
-      assert.deepStrictEqual(properties(effectiveConfig(yield* other.model)), Access.openTo(["apiKeys"]))
+      assert.deepStrictEqual(properties(yield* other.model), Access.openTo(["apiKeys"]))
     })
   )
 })
@@ -380,6 +357,14 @@ describe("the life of a gateway", () => {
       yield* gateway.setPhase("down")
       assert.strictEqual(yield* gateway.phase, "down")
       assert.strictEqual((yield* Effect.flip(ping))._tag, "HttpClientError")
+    })
+  )
+
+  it_("does not begin on a port that is taken", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start()
+      const error = yield* Effect.flip(start({}, { port: Number(new URL(gateway.url).port) }))
+      assert.strictEqual(error._tag, "ServeError")
     })
   )
 

@@ -88,11 +88,9 @@ export const tokensOf = (config: Readonly<Record<string, LoadedResource>>): Toke
     })
   )
 
-export const propertiesOf = (config: Readonly<Record<string, LoadedResource>>): SecurityProperties =>
-  Option.getOrElse(
-    decodeProperties(config["ignition/security-properties"]?.files["config.json"]?.text),
-    () => defaultProperties
-  )
+/** What the `ignition/security-properties` in force says, else the default. */
+export const propertiesOf = (resource: LoadedResource | undefined): SecurityProperties =>
+  Option.getOrElse(decodeProperties(resource?.files["config.json"]?.text), () => defaultProperties)
 
 export type Verdict = "allowed" | "unknown" | "forbidden"
 

@@ -72,3 +72,9 @@ export const collectionChain = (model: GatewayModel, mode: string): ReadonlyArra
 /** The config resources in force, by `<module>/<type>/<name>`: of several collections the last of the chain wins. */
 export const effectiveConfig = (model: GatewayModel, mode = "core"): Readonly<Record<string, LoadedResource>> =>
   Object.assign({}, ...collectionChain(model, mode).map((name) => model.collections[name]?.resources))
+
+/** One config resource in force. */
+export const configResource = (model: GatewayModel, id: string, mode = "core"): LoadedResource | undefined =>
+  collectionChain(model, mode)
+    .map((name) => model.collections[name]?.resources[id])
+    .findLast((_) => _ !== undefined)

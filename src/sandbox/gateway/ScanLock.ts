@@ -93,7 +93,7 @@ export const make: Effect.Effect<ScanLock, never, Scope.Scope> = Effect.gen(func
       yield* FiberHandle.run(expiry, Effect.delay(end(true), holdTimeout))
       return show(hold, now)
     }),
-    release: Effect.andThen(FiberHandle.clear(expiry), end(false)),
+    release: end(false),
     current: Effect.gen(function* () {
       const { held } = yield* SubscriptionRef.get(state)
       return held === undefined ? undefined : show(held, yield* Clock.currentTimeMillis)

@@ -168,10 +168,10 @@ export const make = Effect.fnUntraced(function* (options: {
     request: Effect.fnUntraced(function* (kind, traceparent) {
       const at = Number(yield* Clock.currentTimeNanos) / 1e6
       const request = { kind, at, ...(traceparent === undefined ? {} : { traceparent }) }
-      requests.push(request)
-      yield* PubSub.publish(hub, request)
       yield* start(kind, "scan")
       yield* locks[kind].release
+      requests.push(request)
+      yield* PubSub.publish(hub, request)
       return yield* SubscriptionRef.get(states[kind])
     }),
     scanByTimer: Effect.fnUntraced(function* (kind) {

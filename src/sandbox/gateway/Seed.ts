@@ -59,8 +59,11 @@ export type SeedPolicy = "none" | "image" | "chart"
 export interface Seed {
   readonly plant: Effect.Effect<void>
   readonly isCommissioned: Effect.Effect<boolean>
-  /** Leaves commissioning: default permissions and the default user source, over what the gateway had of its own. */
-  readonly commission: (config: Readonly<Record<string, LoadedResource>>) => Effect.Effect<void>
+  /**
+   * Leaves commissioning: default permissions and the default user source, over what the gateway had of its own.
+   * `properties`: the security-properties in force.
+   */
+  readonly commission: (properties: LoadedResource | undefined) => Effect.Effect<void>
   readonly markCommissioned: Effect.Effect<void>
 }
 
@@ -93,10 +96,10 @@ export const make = Effect.fnUntraced(function* (dataDir: string, policy: SeedPo
     plant: Effect.orDie(plant),
     isCommissioned: Effect.orDie(exists(commissionedMark)),
     markCommissioned: Effect.orDie(markCommissioned),
-    commission: (config) =>
+    commission: (properties) =>
       Effect.gen(function* () {
         // `external` is not the gateway's to write, and what it says there stays in force.
-        const external = config["ignition/security-properties"]?.directory.startsWith("config/resources/external/")
+        const external = properties?.directory.startsWith("config/resources/external/")
         yield* writeAll({
           ...(external === true
             ? {}

@@ -61,7 +61,8 @@ describe("ScanLock", () => {
       const scanned = yield* Deferred.make<void>()
       const waiting = { ...request, idle: Deferred.await(scanned) }
       const both = yield* Effect.forkChild(
-        Effect.all([Effect.exit(lock.acquire(waiting)), Effect.exit(lock.acquire(waiting))], { concurrency: 2 })
+        Effect.all([Effect.exit(lock.acquire(waiting)), Effect.exit(lock.acquire(waiting))], { concurrency: 2 }),
+        { startImmediately: true }
       )
       yield* Deferred.succeed(scanned, undefined)
       assert.deepStrictEqual((yield* Fiber.join(both)).map((_) => _._tag).sort(), ["Failure", "Success"])
