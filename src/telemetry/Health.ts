@@ -9,6 +9,9 @@ import { HttpRouter, HttpServerResponse } from "effect/http"
 
 export type Probe = "live" | "ready" | "startup"
 
+/**
+ * Not ready and not started until {@link Health.started}: a probe that comes before a check is registered must not pass.
+ */
 export class Health extends Context.Service<
   Health,
   {
@@ -18,11 +21,14 @@ export class Health extends Context.Service<
       name: string,
       check: Effect.Effect<void, string>
     ) => Effect.Effect<void, never, Scope.Scope>
+    /** Every check is registered: from now on they alone decide. */
+    readonly started: Effect.Effect<void>
     /** The checks of a probe that fail now, as `name: what it waits for`. */
     readonly failing: (probe: Probe) => Effect.Effect<ReadonlyArray<string>>
   }
 >()("stoker/telemetry/Health") {
   static readonly layer = Layer.sync(Health, () => {
+    let started = false
     const checks = new Set<{
       readonly probe: Probe
       readonly name: string
@@ -40,6 +46,9 @@ export class Health extends Context.Service<
             (entry) => Effect.sync(() => checks.delete(entry))
           )
         ),
+      started: Effect.sync(() => {
+        started = true
+      }),
       failing: (probe) =>
         Effect.forEach(
           Array.from(checks).filter((entry) => entry.probe === probe),
@@ -48,7 +57,9 @@ export class Health extends Context.Service<
               Effect.as([] as ReadonlyArray<string>),
               Effect.catch((why) => Effect.succeed([`${name}: ${why}`]))
             )
-        ).pipe(Effect.map((found) => found.flat()))
+        ).pipe(
+          Effect.map((found) => [...(started || probe === "live" ? [] : ["process: still starting"]), ...found.flat()])
+        )
     }
   })
 
