@@ -50,13 +50,16 @@ export class Health extends Context.Service<
         started = true
       }),
       failing: (probe) =>
-        Effect.forEach(
-          Array.from(checks).filter((entry) => entry.probe === probe),
-          ({ check, name }) =>
-            check.pipe(
-              Effect.as([] as ReadonlyArray<string>),
-              Effect.catch((why) => Effect.succeed([`${name}: ${why}`]))
-            )
+        // The checks of the moment it runs, not of the moment it is made: routes are made before there are any.
+        Effect.suspend(() =>
+          Effect.forEach(
+            Array.from(checks).filter((entry) => entry.probe === probe),
+            ({ check, name }) =>
+              check.pipe(
+                Effect.as([] as ReadonlyArray<string>),
+                Effect.catch((why) => Effect.succeed([`${name}: ${why}`]))
+              )
+          )
         ).pipe(
           Effect.map((found) => [...(started || probe === "live" ? [] : ["process: still starting"]), ...found.flat()])
         )
