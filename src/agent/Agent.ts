@@ -302,6 +302,7 @@ const makeProbes = Effect.gen(function* () {
   yield* health.register("startup", "files", files)
   yield* health.register("ready", "files", files)
   yield* health.register("live", "sync", alive)
+  yield* health.started
   return {
     pass: Ref.set(missing, Option.none<string>()),
     wait: (why: string) =>

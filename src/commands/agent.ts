@@ -5,7 +5,7 @@
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { Cause, Config, Effect, Exit, FileSystem, Layer } from "effect"
+import { Cause, Config, Effect, Exit, FileSystem, Layer, Schema } from "effect"
 import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
 import { createServer } from "node:http"
 import { Agent } from "../agent/Agent.ts"
@@ -36,6 +36,8 @@ const gateway = Layer.unwrap(
   })
 )
 
+const PortOrFree = Schema.Int.pipe(Schema.check(Schema.isBetween({ minimum: 0, maximum: 65535 })))
+
 /** First up, last down. */
 const probes = HttpRouter.serve(Health.routes, { disableListenLog: true, disableLogger: true }).pipe(
   Layer.merge(
@@ -50,7 +52,7 @@ const probes = HttpRouter.serve(Health.routes, { disableListenLog: true, disable
   Layer.provide(
     NodeHttpServer.layerConfig(
       createServer,
-      Config.all({ port: Config.Port("PROBE_PORT").pipe(Config.withDefault(8082)) })
+      Config.all({ port: Config.schema(PortOrFree, "PROBE_PORT").pipe(Config.withDefault(8082)) })
     )
   ),
   Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen, () => true))
