@@ -19,6 +19,8 @@ import { GitCommand } from "../git/GitCommand.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import { KubeConfig } from "../kubernetes/KubeConfig.ts"
 import * as LeaderElection from "../kubernetes/LeaderElection.ts"
+import { Authorizer } from "../receiver/Authorizer.ts"
+import * as Receiver from "../receiver/Receiver.ts"
 import { Health } from "../telemetry/Health.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Telemetry from "../telemetry/Telemetry.ts"
@@ -46,18 +48,19 @@ export const parseAddress = (flag: string, value: string): Effect.Effect<Option.
   return Effect.succeed(Option.some(host === "" ? { port } : { host, port }))
 }
 
-/** Serves routes, and says where: programs that gave port 0 read it from this line. */
+/** Says where it listens: programs that gave port 0 read it from this line. */
+const listening = (what: string) =>
+  Layer.effectDiscard(
+    Effect.gen(function* () {
+      const { address } = yield* HttpServer.HttpServer
+      const port = "port" in address ? address.port : 0
+      yield* Effect.annotateLogs(Effect.logInfo("listening"), { what, port })
+    })
+  )
+
 const serve = <E, R>(what: string, address: Address, routes: Layer.Layer<never, E, R>) =>
   HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
-    Layer.merge(
-      Layer.effectDiscard(
-        Effect.gen(function* () {
-          const { address: bound } = yield* HttpServer.HttpServer
-          const port = "port" in bound ? bound.port : 0
-          yield* Effect.annotateLogs(Effect.logInfo("listening"), { what, port })
-        })
-      )
-    ),
+    Layer.merge(listening(what)),
     Layer.provide(NodeHttpServer.layer(() => createServer(), { ...address, gracefulShutdownTimeout: "5 seconds" })),
     Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen)(() => true))
   )
@@ -74,9 +77,15 @@ interface Flags {
 const main = Effect.fnUntraced(function* (flags: Flags) {
   const probes = yield* parseAddress("health-probe-bind-address", flags.healthProbeBindAddress)
   const metrics = yield* parseAddress("metrics-bind-address", flags.metricsBindAddress)
-  const { register } = yield* Health
+  const { register, started } = yield* Health
   const { failed, supervise } = yield* Supervisor
 
+  let phase: "starting" | "running" | "stopping" = "starting"
+  yield* register(
+    "ready",
+    "process",
+    Effect.suspend(() => (phase === "running" ? Effect.void : Effect.fail(phase)))
+  )
   if (Option.isSome(probes)) yield* Layer.build(serve("probes", probes.value, Health.routes))
   if (Option.isSome(metrics)) {
     if (flags.metricsSecure) {
@@ -114,22 +123,20 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
 
     yield* stores.ready
     yield* Effect.logInfo("the stores are complete")
+    if (flags.webhookReceiverPort !== 0) {
+      const receiver = Receiver.serve({ store: stores.gatewaySyncs.store, port: flags.webhookReceiverPort })
+      yield* Layer.build(
+        Layer.provideMerge(listening("webhook-receiver"), receiver).pipe(Layer.provide(Authorizer.layer))
+      )
+    }
     yield* Deferred.succeed(receiving, undefined)
 
-    let stopping = false
-    yield* register(
-      "ready",
-      "process",
-      Effect.suspend(() => (stopping ? Effect.fail("stopping") : Effect.void))
-    )
-    yield* Effect.addFinalizer(() =>
-      Effect.andThen(
-        Effect.sync(() => {
-          stopping = true
-        }),
-        Effect.logInfo("stopping")
-      )
-    )
+    phase = "running"
+    yield* Effect.addFinalizer(() => {
+      phase = "stopping"
+      return Effect.logInfo("stopping")
+    })
+    yield* started
     return yield* failed
   }).pipe(Effect.provide(context))
 }, Effect.scoped)

@@ -129,17 +129,15 @@ interface Call {
 
 const make = Effect.gen(function* () {
   const config = yield* KubeConfig
-  const pool = yield* Layer.build(
-    NodeHttpClient.layerNodeHttpOptions({
-      keepAlive: true,
-      // Without a delay probe a connection that a firewall forgot is found out only by a time-out.
-      keepAliveMsecs: 15_000,
-      maxFreeSockets: 32,
-      ...config.tls
-    })
-  )
-  // Our own spans say more than one a request, and the API server takes no part in traces.
-  const http = Context.get(pool, HttpClient.HttpClient)
+  const agent = yield* NodeHttpClient.makeAgent({
+    keepAlive: true,
+    // Without a delay probe a connection that a firewall forgot is found out only by a time-out.
+    keepAliveMsecs: 15_000,
+    maxFreeSockets: 32,
+    ...config.tls
+  })
+  // Made, not built from its layer: layers are shared, and another's HTTP client has other authorities and no pool.
+  const http = yield* Effect.provideService(NodeHttpClient.makeNodeHttp, NodeHttpClient.HttpAgent, agent)
 
   const send = Effect.fnUntraced(
     function* (call: Call) {
@@ -163,6 +161,7 @@ const make = Effect.gen(function* () {
       }
       return yield* http.execute(request).pipe(Effect.mapError(unreachable(call)))
     },
+    // Our own spans say more than one a request, and the API server takes no part in traces.
     Effect.provideService(HttpClient.TracerDisabledWhen, () => true)
   )
 

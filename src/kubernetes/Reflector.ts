@@ -1,7 +1,7 @@
 /**
  * Watcher → Store: keeps a store equal to a collection, and tells what changed.
  */
-import { Effect } from "effect"
+import { Duration, Effect } from "effect"
 import type * as Store from "./Store.ts"
 import * as Watcher from "./Watcher.ts"
 
@@ -21,7 +21,9 @@ export const run = <A, R>(
   const report = (event: Watcher.Event<A>) => {
     if (event._tag === "Failed") {
       const level = event.error.isTransient ? Effect.logInfo : Effect.logWarning
-      return level(event.error.message).pipe(Effect.annotateLogs({ retryIn: String(event.retryIn) }))
+      return level(event.error.message).pipe(
+        Effect.annotateLogs({ retryInMillis: Math.round(Duration.toMillis(event.retryIn)) })
+      )
     }
     if (event._tag !== "Invalid") return Effect.void
     const mark = event.id._tag === "Some" ? `${event.id.value.uid} ${event.id.value.resourceVersion}` : event.message

@@ -27,7 +27,8 @@ const otlp = (serviceName: string, serviceVersion: string) =>
         logs === true ? OtlpLogger.layerFromConfig({ resource, mergeWithExisting: true }) : Layer.empty
       ).pipe(
         Layer.provide(OtlpSerialization.layerJson),
-        Layer.provide(NodeHttpClient.layerNodeHttpOptions({ keepAlive: true }))
+        // Fresh: layers are shared, and nobody else's HTTP client shall be this one.
+        Layer.provide(Layer.fresh(NodeHttpClient.layerNodeHttpOptions({ keepAlive: true })))
       )
     })
   )
