@@ -142,7 +142,8 @@ export class GatewayClient extends Context.Service<
    */
   static readonly layer = (options: Options): Layer.Layer<GatewayClient> =>
     GatewayClient.layerNoDeps(options).pipe(
-      Layer.provide(NodeHttpClient.layerNodeHttpOptions({ keepAlive: false, rejectUnauthorized: false }))
+      // Fresh: layers are shared by reference, and nobody else may get a client that trusts everybody.
+      Layer.provide(Layer.fresh(NodeHttpClient.layerNodeHttpOptions({ keepAlive: false, rejectUnauthorized: false })))
     )
 }
 

@@ -40,7 +40,13 @@ export const Deployment = Schema.Struct({
           Schema.Array(
             Schema.Struct({
               name: Schema.String,
-              secret: Schema.optionalKey(Schema.Struct({ secretName: Schema.String }))
+              secret: Schema.optionalKey(
+                Schema.Struct({
+                  secretName: Schema.String,
+                  /** Which keys, and under which names; all under their own when absent. */
+                  items: Schema.optionalKey(Schema.Array(Schema.Struct({ key: Schema.String, path: Schema.String })))
+                })
+              )
             })
           )
         )
@@ -177,11 +183,13 @@ export const runController = Effect.fnUntraced(function* (options: {
   // Secret volumes become folders; what points to a mount path is pointed there.
   const mounts = new Map<string, string>()
   for (const mount of container.volumeMounts ?? []) {
-    const secret = spec.volumes?.find((volume) => volume.name === mount.name)?.secret?.secretName
+    const secret = spec.volumes?.find((volume) => volume.name === mount.name)?.secret
     if (secret === undefined) continue
     const folder = yield* (yield* Processes).folder("stoker-secret-")
-    for (const [key, value] of Object.entries(options.secrets[secret] ?? {})) {
-      yield* fileSystem.writeFileString(path.join(folder, key), value, { mode: 0o600 })
+    const content = options.secrets[secret.secretName] ?? {}
+    const items = secret.items ?? Object.keys(content).map((key) => ({ key, path: key }))
+    for (const item of items) {
+      yield* fileSystem.writeFileString(path.join(folder, item.path), content[item.key] ?? "", { mode: 0o600 })
     }
     mounts.set(mount.mountPath, folder)
   }

@@ -68,7 +68,7 @@ export const run = Effect.fnUntraced(function* (onStep: (result: StepResult) => 
               step: name,
               ok: false,
               ms: 0,
-              problems: [Cause.pretty(outcome.cause)],
+              problems: Cause.prettyErrors(outcome.cause).map((error) => error.message),
               webhook: false,
               waterfall: Option.none()
             }

@@ -232,9 +232,9 @@ describe("twice", () => {
 
   it("a release's body under another id is the same delivery", () => {
     const later = apply(once, decide(promotion("v3", { id: "g2" }), target({ annotations: once })))
-    refusal(decide({ ...release, id: "other" }, target({ annotations: later })))
+    assert.include(refusal(decide({ ...release, id: "other" }, target({ annotations: later }))), "v3")
     const { id: _, ...withoutId } = release
-    refusal(decide(withoutId, target({ annotations: later })))
+    assert.include(refusal(decide(withoutId, target({ annotations: later }))), "v3")
   })
 
   it("without an id nothing is remembered, so v1, v2, v1 is a roll-back", () => {
@@ -309,7 +309,7 @@ describe("a push", () => {
 
   it("asks nothing of the kind of a ref that is not resolved yet", () => {
     const at = target({ annotations: requested("x", "1"), lastSyncRef: "main", lastSyncRefKind: "tag" })
-    written(decide(push("x"), at))
+    assert.strictEqual(decide(push("x"), at)._tag, "Write")
   })
 
   it("twice: nothing when it is synced, a wake-up when it is not", () => {
@@ -325,7 +325,7 @@ describe("a push", () => {
     const released = apply({}, decide(release, target()))
     const pushedTo = apply(released, decide(push("v2", { kind: "tag" }), target({ annotations: released })))
     const moved = apply(pushedTo, decide(promotion("v3"), target({ annotations: pushedTo })))
-    refusal(decide({ ...release, id: "g9" }, target({ annotations: moved })))
+    assert.include(refusal(decide({ ...release, id: "g9" }, target({ annotations: moved }))), "v3")
   })
 })
 

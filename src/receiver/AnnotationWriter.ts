@@ -1,0 +1,258 @@
+/**
+ * Writes requests on GatewaySyncs: one patch in flight per GatewaySync, what arrives meanwhile merged into the next.
+ *
+ * **Guarantees**
+ *
+ * - A delivery is answered after the patch that holds it is persisted, or fails with that patch.
+ * - Each patch names the resourceVersion that it was decided on, so `requested-over` is the `spec.git.ref` of that very
+ *   moment, and what another replica wrote meanwhile (a remembered delivery) is never overwritten: then the object is
+ *   read again and everything decided anew.
+ * - A delivery that was taken over goes on when its sender hangs up.
+ * - "There is no such GatewaySync" and "not for this GatewaySync" to a person were read live, never from the store alone.
+ */
+import { DateTime, Deferred, Effect, Exit, FiberSet, Option, Schema, Semaphore, type Tracer } from "effect"
+import { randomUUID } from "node:crypto"
+import * as GatewaySync from "../api/GatewaySync.ts"
+import * as Names from "../api/Names.ts"
+import * as RequestedRef from "../api/RequestedRef.ts"
+import { ApiClient } from "../kubernetes/ApiClient.ts"
+import type { ApiError } from "../kubernetes/ApiError.ts"
+import * as Resource from "../kubernetes/Resource.ts"
+import type { Store, StoreNotReady } from "../kubernetes/Store.ts"
+import * as Traceparent from "../telemetry/Traceparent.ts"
+
+export const gatewaySyncs: Resource.Resource = {
+  group: Names.group,
+  version: Names.version,
+  plural: "gatewaysyncs",
+  kind: "GatewaySync"
+}
+
+/** The API server's object is no GatewaySync that we can read: its CRD is another. The message says which field. */
+export class Unreadable extends Schema.TaggedError<Unreadable>()("Unreadable", { message: Schema.String }) {}
+
+/** So many deliveries to one GatewaySync wait for its patch that one more is refused. Try again. */
+export class TooBusy extends Schema.TaggedError<TooBusy>()("TooBusy", {}) {
+  override get message(): string {
+    return `${mostWaiting} deliveries to this GatewaySync are waiting already`
+  }
+}
+
+export type WriteError = ApiError | Unreadable | TooBusy | StoreNotReady
+
+/** What became of a delivery. */
+export interface Outcome {
+  readonly decision: RequestedRef.Decision
+  /** The GatewaySync that was decided on. */
+  readonly before: GatewaySync.GatewaySync
+  /** The same after the patch that held the delivery. */
+  readonly after: GatewaySync.GatewaySync
+}
+
+export interface AnnotationWriter {
+  /**
+   * @param deliveries of one message: alternatives, see `RequestedRef.decide`
+   * @param span of the request: its trace goes on in the controller
+   */
+  readonly write: (
+    ref: Resource.ObjectRef,
+    deliveries: ReadonlyArray<RequestedRef.Delivery>,
+    span: Option.Option<Tracer.AnySpan>
+  ) => Effect.Effect<Outcome, WriteError>
+  /** Reads a GatewaySync from the API server. */
+  readonly read: (ref: Resource.ObjectRef) => Effect.Effect<GatewaySync.GatewaySync, ApiError | Unreadable>
+}
+
+/** Patches in flight in all. */
+const mostInFlight = 16
+const mostWaiting = 1024
+/** Only the controller writes beside us, a few times for each change. */
+const mostAttempts = 10
+
+interface Waiting {
+  readonly deliveries: ReadonlyArray<RequestedRef.Delivery>
+  readonly span: Option.Option<Tracer.AnySpan>
+  readonly stamp: RequestedRef.Stamp
+  readonly done: Deferred.Deferred<Outcome, WriteError>
+}
+
+/** A GatewaySync, and whether it was just read from the API server. */
+interface Basis {
+  readonly cr: GatewaySync.GatewaySync
+  readonly live: boolean
+}
+
+const decode = Schema.decodeUnknownEffect(GatewaySync.GatewaySync)
+
+const target = (cr: GatewaySync.GatewaySync): RequestedRef.Target => ({
+  annotations: cr.metadata.annotations,
+  repository: cr.spec.git.repo,
+  specRef: cr.spec.git.ref,
+  prereleases: cr.spec.webhook?.prereleases ?? false,
+  synced: GatewaySync.progress(cr).synced,
+  ...(cr.spec.webhook?.refs === undefined ? {} : { refs: cr.spec.webhook.refs }),
+  ...(cr.status.lastHandledRequest === undefined ? {} : { lastHandledRequest: cr.status.lastHandledRequest }),
+  ...(cr.status.lastSyncRef === undefined ? {} : { lastSyncRef: cr.status.lastSyncRef }),
+  ...(cr.status.lastSyncRefKind === undefined ? {} : { lastSyncRefKind: cr.status.lastSyncRefKind }),
+  ...(cr.status.lastSyncCommit === undefined ? {} : { lastSyncCommit: cr.status.lastSyncCommit })
+})
+
+const annotated = (cr: GatewaySync.GatewaySync, annotations: RequestedRef.Annotations): GatewaySync.GatewaySync => ({
+  ...cr,
+  metadata: { ...cr.metadata, annotations }
+})
+
+/** Each delivery decided after the former, and the one patch that holds them all. */
+const decideAll = (cr: GatewaySync.GatewaySync, batch: ReadonlyArray<Waiting>) => {
+  const decided: Array<{ readonly waiting: Waiting; readonly outcome: Outcome }> = []
+  let patch: Readonly<Record<string, string | null>> = {}
+  let at = cr
+  for (const waiting of batch) {
+    const decision = RequestedRef.decide(waiting.deliveries, target(at), waiting.stamp)
+    const before = at
+    if (decision._tag === "Write") {
+      patch = { ...patch, ...decision.annotations }
+      at = annotated(at, RequestedRef.after(at.metadata.annotations, decision.annotations))
+    }
+    decided.push({ waiting, outcome: { decision, before, after: at } })
+  }
+  return { decided, patch }
+}
+
+/** A person is not told "no" on the word of a store that may lag behind. */
+const needsLive = (decided: ReturnType<typeof decideAll>["decided"]): boolean =>
+  decided.some(
+    ({ outcome, waiting }) =>
+      outcome.decision._tag !== "Write" && waiting.deliveries.some(({ _tag }) => _tag === "Promotion")
+  )
+
+/** Lives as long as the scope: deliveries that still wait when it ends are interrupted. */
+export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.GatewaySync>) {
+  const client = yield* ApiClient
+  const inFlight = yield* Semaphore.make(mostInFlight)
+  // Not a child of the request: it outlives a sender that hangs up.
+  const start = yield* FiberSet.makeRuntime()
+  /** Deliveries by GatewaySync; there is a key exactly while a fiber works it off. */
+  const queues = new Map<string, Array<Waiting>>()
+
+  const readable = (object: unknown) =>
+    Effect.mapError(
+      decode(object),
+      (error) => new Unreadable({ message: `this GatewaySync cannot be read: ${error.message}` })
+    )
+  const read = (ref: Resource.ObjectRef) => Effect.flatMap(client.get(gatewaySyncs, ref), readable)
+  const readLive = (ref: Resource.ObjectRef) => Effect.map(read(ref), (cr): Basis => ({ cr, live: true }))
+
+  const patched = (
+    ref: Resource.ObjectRef,
+    basis: Basis,
+    batch: ReadonlyArray<Waiting>,
+    attempt: number
+  ): Effect.Effect<Basis, WriteError> =>
+    Effect.gen(function* () {
+      const { decided, patch } = decideAll(basis.cr, batch)
+      if (!basis.live && needsLive(decided)) return yield* patched(ref, yield* readLive(ref), batch, attempt)
+      const writers = decided.filter(({ outcome }) => outcome.decision._tag === "Write")
+      const answer =
+        writers.length === 0
+          ? basis
+          : yield* client
+              .mergePatch(
+                gatewaySyncs,
+                ref,
+                { metadata: { resourceVersion: basis.cr.metadata.resourceVersion, annotations: patch } },
+                { fieldManager: Names.managers.receiver }
+              )
+              .pipe(
+                Effect.flatMap(readable),
+                Effect.map((cr): Basis => ({ cr, live: true }))
+              )
+      for (const { outcome, waiting } of decided) yield* Deferred.succeed(waiting.done, outcome)
+      return answer
+    }).pipe(
+      Effect.catchReason("ApiError", "Conflict", (_, error) =>
+        attempt < mostAttempts
+          ? Effect.flatMap(readLive(ref), (fresh) => patched(ref, fresh, batch, attempt + 1))
+          : Effect.fail(error)
+      )
+    )
+
+  /** From what the last patch answered, else from the store, which may be a moment behind. */
+  const basisOf = (ref: Resource.ObjectRef, last: Basis | undefined): Effect.Effect<Basis, WriteError> =>
+    last !== undefined
+      ? Effect.succeed(last)
+      : Effect.flatMap(
+          store.get(ref),
+          Option.match({
+            onNone: () => readLive(ref),
+            onSome: (cr) => Effect.succeed<Basis>({ cr, live: false })
+          })
+        )
+
+  /** In the trace of the newest delivery, which the patch hands on; the others are linked. */
+  const traced = (ref: Resource.ObjectRef, batch: ReadonlyArray<Waiting>) => {
+    const spans = batch.flatMap(({ span }) => Option.toArray(span))
+    const parent = spans.at(-1)
+    return Effect.withSpan("patch", {
+      attributes: { namespace: ref.namespace, name: ref.name, deliveries: batch.length },
+      links: spans.slice(0, -1).map((span) => ({ span, attributes: {} })),
+      ...(parent === undefined ? {} : { parent })
+    })
+  }
+
+  const workOff = Effect.fnUntraced(function* (ref: Resource.ObjectRef, queue: Array<Waiting>) {
+    let last: Basis | undefined
+    while (true) {
+      const step = Effect.suspend(() => {
+        // Taken only when it is our turn, so that all that came until then is in it.
+        const batch = queue.splice(0)
+        return basisOf(ref, last).pipe(
+          Effect.flatMap((basis) => patched(ref, basis, batch, 1)),
+          traced(ref, batch),
+          Effect.onExit((exit) =>
+            Exit.isSuccess(exit)
+              ? Effect.void
+              : Effect.forEach(batch, ({ done }) => Deferred.failCause(done, exit.cause), { discard: true })
+          )
+        )
+      })
+      const exit = yield* Effect.exit(inFlight.withPermits(1)(step))
+      last = Exit.isSuccess(exit) ? exit.value : undefined
+      // Looked at and given up in one breath, so that nothing is put into a queue that nobody works off any more.
+      if (queue.length === 0) {
+        queues.delete(Resource.key(ref))
+        return
+      }
+    }
+  })
+
+  return {
+    read,
+    write: Effect.fnUntraced(function* (ref, deliveries, span) {
+      const at = DateTime.formatIso(yield* DateTime.now)
+      const done = yield* Deferred.make<Outcome, WriteError>()
+      const key = Resource.key(ref)
+      const waiting: Waiting = {
+        deliveries,
+        span,
+        done,
+        stamp: {
+          at,
+          freshId: randomUUID(),
+          ...(Option.isSome(span) ? { traceparent: Traceparent.format(span.value) } : {})
+        }
+      }
+      const queue = queues.get(key)
+      if (queue === undefined) {
+        const fresh = [waiting]
+        queues.set(key, fresh)
+        const giveUp = Effect.suspend(() => Effect.forEach(fresh, ({ done }) => Deferred.interrupt(done)))
+        start(Effect.onInterrupt(workOff(ref, fresh), () => giveUp))
+      } else {
+        if (queue.length >= mostWaiting) return yield* new TooBusy()
+        queue.push(waiting)
+      }
+      return yield* Deferred.await(done)
+    })
+  } satisfies AnnotationWriter as AnnotationWriter
+})

@@ -1,0 +1,323 @@
+/**
+ * The webhook receiver: `POST /webhook/{namespace}/{name}` asks a GatewaySync for a ref, or tells it of a push; `GET`
+ * says how far it is. Runs on every replica.
+ *
+ * A request goes: body → GatewaySync in the store → credentials → what it means → live look-up before a 404 → patch.
+ * Nothing about a GatewaySync is told before the credentials fit. Every answer is JSON. An answer of 2xx means that it
+ * is persisted; what may succeed later is 503 with `Retry-After`, never 500.
+ */
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import { ByteSize, Cause, Effect, Layer, Metric, Option } from "effect"
+import {
+  HttpIncomingMessage,
+  HttpMiddleware,
+  HttpRouter,
+  HttpServer,
+  type HttpServerError,
+  HttpServerRequest,
+  HttpServerResponse
+} from "effect/http"
+import { createServer } from "node:http"
+import * as GatewaySync from "../api/GatewaySync.ts"
+import * as RequestedRef from "../api/RequestedRef.ts"
+import type { ApiError } from "../kubernetes/ApiError.ts"
+import type { Store } from "../kubernetes/Store.ts"
+import * as Traceparent from "../telemetry/Traceparent.ts"
+import * as AnnotationWriter from "./AnnotationWriter.ts"
+import { Authorizer } from "./Authorizer.ts"
+import * as OwnCredentials from "./OwnCredentials.ts"
+import * as Payload from "./Payload.ts"
+import type * as Reader from "./Reader.ts"
+
+/** Bytes of a body at most; a longer one is refused, never cut. */
+export const mostBytes = ByteSize.mebibytes(4)
+
+export const requests = Metric.counter("stoker_webhook_receiver_requests_total", {
+  description: "Webhook requests by sender and status code.",
+  incremental: true
+})
+
+/** What is said back, and what the log says of it. */
+interface Answer {
+  readonly status: 200 | 202 | 400 | 401 | 404 | 405 | 413 | 415 | 422 | 503
+  readonly body: Readonly<Record<string, unknown>>
+  readonly headers?: Readonly<Record<string, string>>
+  readonly sender?: RequestedRef.Sender
+  readonly ref?: string
+  /** For the log alone: more than the sender is told. */
+  readonly detail?: string
+}
+
+const refused = (status: Answer["status"], error: string, more: Partial<Answer> = {}): Answer => ({
+  status,
+  body: { error },
+  ...more
+})
+
+const unauthorized = refused(
+  401,
+  "no or wrong credentials: sign the body (X-Hub-Signature-256) or send the token (Authorization: Bearer …)",
+  { headers: { "www-authenticate": "Bearer" } }
+)
+
+const notFound = refused(404, "there is no such GatewaySync: the path is /webhook/{namespace}/{name}")
+
+/** `synced: false`, since a Kargo step that waits for `synced` fails for good on an answer without it. */
+const tryAgain = (error: string, detail: string, seconds = 2): Answer => ({
+  status: 503,
+  body: { error: `${error}; nothing is lost, send it again`, synced: false },
+  headers: { "retry-after": String(seconds) },
+  detail
+})
+
+const failed = (error: AnnotationWriter.WriteError): Answer => {
+  switch (error._tag) {
+    case "ApiError":
+      return apiFailed(error)
+    case "StoreNotReady":
+      return tryAgain("the receiver is starting", error.message)
+    case "TooBusy":
+      return tryAgain("too many deliveries to this GatewaySync at once", error.message)
+    case "Unreadable":
+      return tryAgain(error.message, error.message, 30)
+  }
+}
+
+const apiFailed = (error: ApiError): Answer => {
+  if (error.reason._tag === "NotFound") return notFound
+  const wait =
+    error.reason._tag === "TooManyRequests" ? Math.max(1, Math.ceil(error.reason.retryAfterMillis / 1000)) : 2
+  const why =
+    error.reason._tag === "Forbidden"
+      ? "Stoker may not write GatewaySyncs (RBAC: patch on gatewaysyncs.stoker.io)"
+      : `the Kubernetes API server did not take it (${error.reason._tag})`
+  return tryAgain(why, error.message, wait)
+}
+
+/** What every authorised 2xx says of the gateways. */
+const progress = (cr: GatewaySync.GatewaySync, hold = false) => {
+  const { gateways, paused, synced } = GatewaySync.progress(cr)
+  return { synced: synced && !hold, gateways, ...(paused ? { paused } : {}) }
+}
+
+const ignored = (sender: RequestedRef.Sender, reason: string, cr: GatewaySync.GatewaySync): Answer => ({
+  status: 200,
+  body: { accepted: false, reason, ...progress(cr) },
+  sender
+})
+
+const decided = ({ patience, sender }: Reader.Request, outcome: AnnotationWriter.Outcome): Answer => {
+  const { after, before, decision } = outcome
+  switch (decision._tag) {
+    case "Write":
+      return {
+        status: 202,
+        body: {
+          accepted: true,
+          ref: decision.ref,
+          ...(decision.message === undefined ? {} : { message: decision.message }),
+          ...(decision.repeats ? progress(before) : progress(after, true))
+        },
+        sender,
+        ref: decision.ref
+      }
+    case "AlreadyHandled":
+      return patience === "forge"
+        ? { ...ignored(sender, decision.message, before), ref: decision.ref }
+        : {
+            status: 202,
+            body: { accepted: true, ref: decision.ref, message: decision.message, ...progress(before) },
+            sender,
+            ref: decision.ref
+          }
+    case "NotForUs":
+      return patience === "forge" ? ignored(sender, decision.reason, before) : refused(422, decision.reason, { sender })
+  }
+}
+
+const reported = (cr: GatewaySync.GatewaySync): Answer => {
+  const { ref } = RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref)
+  return {
+    status: 200,
+    body: {
+      ref,
+      commit: cr.status.lastSyncRef === ref ? (cr.status.lastSyncCommit ?? null) : null,
+      ...progress(cr),
+      conditions: cr.status.conditions ?? []
+    },
+    ref
+  }
+}
+
+/** What Kubernetes takes as a name; anything else in the path names no object, and never becomes part of a URL. */
+const isName = (text: string | undefined): text is string =>
+  text !== undefined && text.length <= 253 && /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(text)
+
+const respond = ({ body, headers, status }: Answer): HttpServerResponse.HttpServerResponse =>
+  HttpServerResponse.jsonUnsafe(body, { status, ...(headers === undefined ? {} : { headers }) })
+
+const broken = tryAgain("the receiver has a fault", "a defect")
+
+/** Any cause as an answer. A client that hung up gets none. */
+const recover = Effect.catchCause((cause: Cause.Cause<never>) =>
+  Cause.hasInterruptsOnly(cause)
+    ? Effect.failCause(cause)
+    : Effect.as(Effect.logError("a webhook request failed in an unforeseen way", cause), broken)
+)
+
+export interface Options {
+  readonly store: Store<GatewaySync.GatewaySync>
+}
+
+/** The route, on an `HttpRouter` whose `maxParamLength` is at least 253. */
+export const layer = ({ store }: Options) =>
+  HttpRouter.use(
+    Effect.fnUntraced(function* (router) {
+      const authorizer = yield* Authorizer
+      const ownCredentials = yield* OwnCredentials.make
+      const writer = yield* AnnotationWriter.make(store)
+
+      const answer = Effect.fnUntraced(function* (
+        request: HttpServerRequest.HttpServerRequest,
+        params: Readonly<Record<string, string | undefined>>
+      ): Effect.fn.Return<Answer, AnnotationWriter.WriteError | HttpServerError.HttpServerError> {
+        if (request.method !== "POST" && request.method !== "GET") {
+          return refused(405, `${request.method} is not for webhooks: use POST`, { headers: { allow: "GET, POST" } })
+        }
+        const body = new Uint8Array(
+          yield* Effect.provideService(request.arrayBuffer, HttpIncomingMessage.MaxBodySize, mostBytes)
+        )
+        const signed = { headers: request.headers, body }
+        const { name, namespace } = params
+        const ref = isName(namespace) && isName(name) ? { namespace, name } : undefined
+        const known = ref === undefined ? Option.none() : yield* store.get(ref)
+        const own = Option.isSome(known) ? yield* ownCredentials(known.value) : undefined
+        if (!(yield* authorizer.isAuthorized(signed, own))) return unauthorized
+
+        if (request.method === "GET" && body.length > 0) {
+          return refused(
+            400,
+            "use POST: a GET with a body changes nothing (Argo CD and Kargo send GET unless told otherwise)"
+          )
+        }
+        const encoding = request.headers["content-encoding"]
+        if (encoding !== undefined && encoding !== "identity") {
+          return refused(415, `send the body as it is, without content-encoding ${encoding.slice(0, 32)}`)
+        }
+        const reading = request.method === "GET" ? undefined : Payload.read(request.headers, body)
+        if (reading?._tag === "Invalid") return refused(400, reading.message)
+
+        if (ref === undefined) return notFound
+        // A GET is read live: the store may not have yet what a POST has just written.
+        const cr = Option.isSome(known) && reading !== undefined ? known.value : yield* writer.read(ref)
+        if (Option.isNone(known)) {
+          // It came after the store's last look, and it may bring credentials of its own.
+          const late = yield* ownCredentials(cr)
+          if (late !== undefined && !(yield* authorizer.isAuthorized(signed, late))) return unauthorized
+        }
+        if (reading === undefined) return reported(cr)
+        if (reading._tag === "Ignored") return ignored(reading.sender, reading.reason, cr)
+        const span = yield* Effect.option(Effect.currentSpan)
+        return decided(reading, yield* writer.write(ref, reading.deliveries, span))
+      })
+
+      const handle = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
+        const params = yield* HttpRouter.params
+        const result = yield* answer(request, params).pipe(
+          Effect.catchTag("HttpServerError", ({ reason }) =>
+            Effect.succeed(
+              reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
+                ? refused(413, `the body is longer than ${ByteSize.format(mostBytes)}`)
+                : refused(400, "the body broke off")
+            )
+          ),
+          Effect.catch((error) => Effect.succeed(failed(error))),
+          recover
+        )
+        yield* note(request, params, result)
+        return respond(result)
+      })
+
+      yield* router.add("*", "/webhook/:namespace/:name", (request) =>
+        handle(request).pipe(
+          Effect.withSpan("accept", {
+            kind: "server",
+            ...Option.match(Traceparent.parse(request.headers["traceparent"]), {
+              onNone: () => ({}),
+              onSome: (parent) => ({ parent })
+            })
+          })
+        )
+      )
+    })
+  )
+
+/** One log line, one count, and what the span tells. */
+const note = Effect.fnUntraced(function* (
+  request: HttpServerRequest.HttpServerRequest,
+  params: Readonly<Record<string, string | undefined>>,
+  answer: Answer
+) {
+  const sender = answer.sender ?? "unknown"
+  yield* Metric.update(Metric.withAttributes(requests, { source: sender, status_code: String(answer.status) }), 1)
+  const reason = answer.detail ?? answer.body["error"] ?? answer.body["reason"] ?? answer.body["message"]
+  const facts = Object.fromEntries(
+    Object.entries({
+      sender,
+      delivery: Payload.deliveryId(request.headers),
+      namespace: isName(params["namespace"]) ? params["namespace"] : undefined,
+      name: isName(params["name"]) ? params["name"] : undefined,
+      ref: answer.ref,
+      status: answer.status,
+      reason
+    }).filter(([, value]) => value !== undefined)
+  )
+  yield* Effect.annotateCurrentSpan(facts)
+  const outcome =
+    request.method === "GET"
+      ? "asked"
+      : answer.status === 202
+        ? "accepted"
+        : answer.status === 200
+          ? "ignored"
+          : "refused"
+  const log = answer.status === 503 ? Effect.logWarning : Effect.logInfo
+  yield* log(`webhook ${outcome}`).pipe(Effect.annotateLogs(facts))
+})
+
+const elsewhere = respond(refused(404, "nothing is here: webhooks go to POST /webhook/{namespace}/{name}"))
+
+/**
+ * A server with this route alone. When its layer closes, it takes no new connection and answers what it has begun.
+ *
+ * @param options.port 0 for a free one; `HttpServer` tells which
+ * @param options.host all addresses when absent
+ */
+export const serve = (options: Options & { readonly port: number; readonly host?: string }) =>
+  Layer.unwrap(
+    Effect.map(HttpRouter.toHttpEffect(layer(options)), (routes) =>
+      HttpServer.serve(
+        routes.pipe(
+          Effect.catchTag("HttpServerError", () => Effect.succeed(elsewhere)),
+          Effect.catchCause((cause: Cause.Cause<never>) => Effect.map(recover(Effect.failCause(cause)), respond))
+        )
+      )
+    )
+  ).pipe(
+    // The span `accept` is ours.
+    Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen, () => true)),
+    Layer.provide(Layer.succeed(HttpRouter.RouterConfig, { maxParamLength: 253 })),
+    Layer.provideMerge(
+      NodeHttpServer.layerServer(
+        () =>
+          createServer({
+            headersTimeout: 10_000,
+            requestTimeout: 30_000,
+            connectionsCheckingInterval: 5000,
+            // Longer than that of the usual load balancers (60 s), or they send into a closing connection.
+            keepAliveTimeout: 65_000
+          }),
+        { port: options.port, ...(options.host === undefined ? {} : { host: options.host }) }
+      )
+    )
+  )

@@ -1,0 +1,32 @@
+/** Anything that can post `{"ref": "v2.0.0"}`, and `"commit"` beside it when it knows. */
+import { Option, Result, Schema } from "effect"
+import * as GitRef from "../../api/GitRef.ts"
+import * as Reader from "../Reader.ts"
+import * as RefField from "../RefField.ts"
+
+const Commit = Schema.NullOr(Schema.String.check(Schema.makeFilter((id) => GitRef.isCommit(id) && !GitRef.isZero(id))))
+const decodeCommit = Schema.decodeUnknownOption(Commit)
+
+export const reader: Reader.Reader = {
+  recognises: ({ body, event }) => event === undefined && Object.hasOwn(body, "ref"),
+  read: ({ body, id }) => {
+    const ref = RefField.read("ref", body["ref"], "Has the variable that it comes from a value?")
+    if (Result.isFailure(ref)) return Reader.invalid(ref.failure)
+    const commit = decodeCommit(body["commit"] ?? null)
+    if (Option.isNone(commit)) return Reader.invalid('"commit" is no full commit id (40 hexadecimal digits)')
+    return {
+      _tag: "Request",
+      sender: "generic",
+      patience: "person",
+      deliveries: [
+        {
+          _tag: "Promotion",
+          by: "generic",
+          ref: ref.success.ref,
+          ...(commit.value === null ? {} : { commit: commit.value }),
+          ...(id === undefined ? {} : { id })
+        }
+      ]
+    }
+  }
+}

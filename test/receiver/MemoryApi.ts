@@ -1,0 +1,220 @@
+/**
+ * GatewaySyncs of an API server, in memory: `get` and `mergePatch` with resource versions, and what tests need to see
+ * and to break. What the real one answers is tested in `ApiServer.test.ts`.
+ */
+import { Context, Effect, Latch, Layer, Option, Schedule, Schema } from "effect"
+import * as GatewaySync from "../../src/api/GatewaySync.ts"
+import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
+import * as Resource from "../../src/kubernetes/Resource.ts"
+import { type Store, StoreNotReady } from "../../src/kubernetes/Store.ts"
+import * as RequestedRef from "../../src/api/RequestedRef.ts"
+
+const decode = Schema.decodeUnknownSync(GatewaySync.GatewaySync)
+
+interface Stored {
+  readonly metadata: { resourceVersion: string; annotations: RequestedRef.Annotations; readonly [key: string]: unknown }
+  readonly spec: object
+  readonly status: object
+}
+
+export interface Call {
+  readonly verb: "get" | "patch"
+  readonly key: string
+  readonly body?: unknown
+}
+
+export class MemoryApi extends Context.Service<
+  MemoryApi,
+  {
+    /** Replaces an object by one with these fields over a plain GatewaySync, in the store as well unless told otherwise. */
+    readonly put: (
+      name: string,
+      change?: { readonly spec?: object; readonly status?: object; readonly annotations?: Record<string, string> },
+      options?: { readonly inStore?: boolean }
+    ) => Effect.Effect<void>
+    readonly putSecret: (name: string, data: Record<string, string>) => Effect.Effect<void>
+    readonly delete: (name: string) => Effect.Effect<void>
+    readonly annotations: (name: string) => Effect.Effect<RequestedRef.Annotations>
+    /** Calls since the last look. */
+    readonly calls: Effect.Effect<ReadonlyArray<Call>>
+    /** Patches wait while it is closed. */
+    readonly gate: Latch.Latch
+    /** Waits until so many patches wait at the gate. */
+    readonly atGate: (count: number) => Effect.Effect<void>
+    /** Waits until the store was asked so often: every request asks once, and the writer once for a patch. */
+    readonly lookedUp: (count: number) => Effect.Effect<void>
+    /** The most patches of one object, and of all, that were ever in flight at once. */
+    readonly inFlight: Effect.Effect<{ readonly one: number; readonly all: number }>
+    /** Every call fails with it until it is none. */
+    readonly fault: (reason: Option.Option<ApiErrors.Reason>) => Effect.Effect<void>
+    readonly setReady: (ready: boolean) => Effect.Effect<void>
+    /** Brings the store to the state of the API server; it lags until then. */
+    readonly catchUp: Effect.Effect<void>
+    readonly store: Store<GatewaySync.GatewaySync>
+  }
+>()("test/MemoryApi") {
+  static readonly layer = Layer.effectContext(
+    Effect.gen(function* () {
+      const gate = yield* Latch.make(true)
+      const objects = new Map<string, Stored>()
+      const secrets = new Map<string, Record<string, string>>()
+      let mirror = new Map<string, GatewaySync.GatewaySync>()
+      let ready = true
+      let version = 0
+      let calls: Array<Call> = []
+      let fault: Option.Option<ApiErrors.Reason> = Option.none()
+      const flying = new Map<string, number>()
+      let waiting = 0
+      let lookups = 0
+      let most = { one: 0, all: 0 }
+
+      const key = (name: string) => `plant/${name}`
+      const fail = (reason: ApiErrors.Reason) => Effect.fail(new ApiErrors.ApiError({ operation: "test", reason }))
+      const notFound = fail(new ApiErrors.NotFound({ message: "not found" }))
+      const healthy = Effect.suspend(() => (Option.isSome(fault) ? fail(fault.value) : Effect.void))
+      const fly = (name: string, by: number) => {
+        flying.set(name, (flying.get(name) ?? 0) + by)
+        const all = Array.from(flying.values())
+        most = {
+          one: Math.max(most.one, ...all),
+          all: Math.max(
+            most.all,
+            all.reduce((sum, count) => sum + count, 0)
+          )
+        }
+      }
+
+      const until = (reached: () => boolean) =>
+        Effect.asVoid(
+          Effect.repeat(Effect.sync(reached), { schedule: Schedule.spaced("1 millis"), until: (yes) => yes })
+        )
+
+      const unused = () => Effect.die("the receiver has no use for this")
+      const client = ApiClient.of({
+        get: (resource, ref): Effect.Effect<unknown, ApiErrors.ApiError> =>
+          Effect.suspend((): Effect.Effect<unknown, ApiErrors.ApiError> => {
+            if (resource.plural === "secrets") {
+              const data = secrets.get(Resource.key(ref))
+              return data === undefined ? notFound : Effect.succeed({ data })
+            }
+            calls.push({ verb: "get", key: Resource.key(ref) })
+            const found = objects.get(Resource.key(ref))
+            return Effect.andThen(healthy, found === undefined ? notFound : Effect.succeed(structuredClone(found)))
+          }),
+        mergePatch: (_, ref, body) => {
+          const at = Resource.key(ref)
+          return Effect.suspend(() => {
+            calls.push({ verb: "patch", key: at, body })
+            const found = objects.get(at)
+            if (found === undefined) return notFound
+            const { metadata } = body as {
+              readonly metadata: {
+                readonly resourceVersion: string
+                readonly annotations: Record<string, string | null>
+              }
+            }
+            if (metadata.resourceVersion !== found.metadata.resourceVersion) {
+              return fail(new ApiErrors.Conflict({ message: "the object has been modified" }))
+            }
+            found.metadata.annotations = RequestedRef.after(found.metadata.annotations, metadata.annotations)
+            found.metadata.resourceVersion = `${++version}`
+            return Effect.succeed(structuredClone(found))
+          }).pipe((patch) =>
+            Effect.acquireUseRelease(
+              Effect.sync(() => {
+                fly(at, 1)
+                waiting++
+              }),
+              () => Effect.andThen(gate.await, Effect.andThen(healthy, patch)),
+              () =>
+                Effect.sync(() => {
+                  fly(at, -1)
+                  waiting--
+                })
+            )
+          )
+        },
+        list: unused,
+        watch: () => {
+          throw new Error("the receiver has no use for this")
+        },
+        create: unused,
+        jsonPatch: unused,
+        apply: unused,
+        delete: unused,
+        request: unused
+      })
+
+      const whenReady = <A>(read: () => A) =>
+        Effect.suspend(() =>
+          ready ? Effect.succeed(read()) : Effect.fail(new StoreNotReady({ resource: "gatewaysyncs" }))
+        )
+
+      const api = MemoryApi.of({
+        put: (name, change = {}, { inStore = true } = {}) =>
+          Effect.sync(() => {
+            const object: Stored = {
+              metadata: {
+                name,
+                namespace: "plant",
+                uid: name,
+                resourceVersion: `${++version}`,
+                generation: 1,
+                annotations: change.annotations ?? {}
+              },
+              spec: {
+                git: { repo: "https://github.com/acme/plant.git", ref: "main" },
+                gateway: { api: { secretName: "api" } },
+                sync: { profiles: { default: { mappings: [{ source: "a", destination: "b" }] } } },
+                ...change.spec
+              },
+              status: change.status ?? {}
+            }
+            objects.set(key(name), object)
+            if (inStore) mirror.set(key(name), decode(structuredClone(object)))
+          }),
+        putSecret: (name, data) =>
+          Effect.sync(() => {
+            secrets.set(
+              key(name),
+              Object.fromEntries(
+                Object.entries(data).map(([field, text]) => [field, Buffer.from(text).toString("base64")])
+              )
+            )
+          }),
+        delete: (name) => Effect.sync(() => objects.delete(key(name))),
+        annotations: (name) => Effect.sync(() => objects.get(key(name))?.metadata.annotations ?? {}),
+        calls: Effect.sync(() => calls.splice(0)),
+        gate,
+        atGate: (count) => until(() => waiting >= count),
+        lookedUp: (count) => until(() => lookups >= count),
+        inFlight: Effect.sync(() => most),
+        fault: (reason) =>
+          Effect.sync(() => {
+            fault = reason
+          }),
+        setReady: (next) =>
+          Effect.sync(() => {
+            ready = next
+          }),
+        catchUp: Effect.sync(() => {
+          mirror = new Map(Array.from(objects, ([at, object]) => [at, decode(structuredClone(object))]))
+        }),
+        store: {
+          ready: Effect.void,
+          isReady: Effect.sync(() => ready),
+          get: (ref) =>
+            whenReady(() => {
+              lookups++
+              return Option.fromNullishOr(mirror.get(Resource.key(ref)))
+            }),
+          all: whenReady(() => Array.from(mirror.values())),
+          by: () => whenReady(() => [])
+        }
+      })
+      calls = []
+      return Context.make(ApiClient, client).pipe(Context.add(MemoryApi, api))
+    })
+  )
+}
