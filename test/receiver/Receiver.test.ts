@@ -1,5 +1,17 @@
 import { assert, describe, it } from "@effect/vitest"
-import { type Context, Effect, Fiber, Layer, Metric, Option, Redacted, Schedule, Tracer } from "effect"
+import {
+  type Context,
+  Effect,
+  Fiber,
+  Layer,
+  Logger,
+  Metric,
+  Option,
+  Redacted,
+  References,
+  Schedule,
+  Tracer
+} from "effect"
 import { HttpServer } from "effect/http"
 import { createHmac } from "node:crypto"
 import { request as keys } from "../../src/api/Names.ts"
@@ -18,11 +30,17 @@ const signature = (body: string, secret = hmacSecret) => ({
 })
 const commit = (digit: string) => digit.repeat(40)
 
+const silent = Logger.make(() => {})
+
 /** A receiver on a free port, over an API server in memory that has the GatewaySync plant/site. */
-const receiver = (credentials: Credentials = {}) =>
+const receiver = (credentials: Credentials = {}, logger: Logger.Logger<unknown, unknown> = silent) =>
   Layer.unwrap(
     MemoryApi.use(({ store }) => Effect.succeed(Receiver.serve({ store, port: 0, host: "127.0.0.1" })))
-  ).pipe(Layer.provide(Authorizer.layerOf(credentials)), Layer.provideMerge(MemoryApi.layer))
+  ).pipe(
+    Layer.provide(Authorizer.layerOf(credentials)),
+    Layer.provideMerge(MemoryApi.layer),
+    Layer.provideMerge(Logger.layer([logger]))
+  )
 
 const run = <A, E>(
   test: Effect.Effect<A, E, MemoryApi | HttpServer.HttpServer>,
@@ -640,9 +658,8 @@ describe("at once", () => {
         const patches = yield* written
         // What came while the first was written is in the second.
         assert.isAtMost(patches.length, 3)
-        const last = (patches.at(-1)?.body as { readonly metadata: { readonly annotations: object } }).metadata
-          .annotations
-        assert.strictEqual((yield* annotations)[keys.ref], (last as Record<string, string>)[keys.ref])
+        const last = patches.at(-1)?.body as { readonly metadata: { readonly annotations: RequestedRef.Annotations } }
+        assert.strictEqual((yield* annotations)[keys.ref], last.metadata.annotations[keys.ref])
         assert.strictEqual((yield* api.inFlight).one, 1)
       })
     )
@@ -773,6 +790,32 @@ describe("seen from outside", () => {
     )
   )
 
+  it.live("one log line a request: what came and what became of it, no body and no credential", () => {
+    const lines: Array<string> = []
+    const logger = Logger.make(({ fiber, logLevel, message }) => {
+      lines.push(JSON.stringify({ logLevel, message, ...fiber.getRef(References.CurrentLogAnnotations) }))
+    })
+    return Effect.gen(function* () {
+      yield* MemoryApi.use((api) => api.put("site"))
+      yield* post({ ref: "v2", note: "s3cret-body" }, { headers: { ...bearer, "idempotency-key": "k1" } })
+      yield* post({ foo: "s3cret-body" }, { headers: bearer })
+      yield* post({ ref: "v2" }, { headers: { authorization: "Bearer s3cret-guess" }, path: "/webhook/plant/a%0Ab" })
+      assert.lengthOf(lines, 3)
+      assert.notMatch(lines.join("\n"), /s3cret/)
+      assert.deepInclude(JSON.parse(lines[0]!), {
+        message: ["webhook accepted"],
+        sender: "generic",
+        delivery: "k1",
+        namespace: "plant",
+        name: "site",
+        ref: "v2",
+        status: 202
+      })
+      assert.include(lines[1], "no ref found")
+      assert.notProperty(JSON.parse(lines[2]!), "name")
+    }).pipe(Effect.provide(receiver(both, logger)))
+  })
+
   it.live("requests that were begun are answered before the server ends", () =>
     Effect.gen(function* () {
       const context = yield* Effect.context<MemoryApi>()
@@ -788,7 +831,8 @@ describe("seen from outside", () => {
         Effect.provide(
           Receiver.serve({ store: api.store, port: 0, host: "127.0.0.1" }).pipe(
             Layer.provide(Authorizer.layerOf({})),
-            Layer.provide(Layer.succeedContext(context))
+            Layer.provide(Layer.succeedContext(context)),
+            Layer.provide(Logger.layer([silent]))
           )
         )
       )
