@@ -61,22 +61,29 @@ const noted = Layer.effectContext(
   Effect.gen(function* () {
     const client = yield* ApiClient
     const log = yield* Ref.make<ReadonlyArray<string>>([])
-    const note = (line: string) => Ref.update(log, (lines) => [...lines, line])
-    const write =
-      <Args extends ReadonlyArray<never>, A, E>(
+    /** The tests write, too, through the same client: under names of their own. */
+    const noting =
+      <Args extends ReadonlyArray<unknown>, A, E>(
         verb: string,
-        make: (resource: Resource.Resource, ref: Resource.ObjectRef, ...args: Args) => Effect.Effect<A, E>
+        write: (resource: Resource.Resource, ref: Resource.ObjectRef, ...args: Args) => Effect.Effect<A, E>
       ) =>
-      (resource: Resource.Resource, ref: Resource.ObjectRef, ...args: Args) =>
-        Effect.andThen(note(`${verb} ${resource.plural} ${Resource.key(ref)}`), make(resource, ref, ...args))
+      (resource: Resource.Resource, ref: Resource.ObjectRef, ...args: Args) => {
+        const isOurs =
+          verb === "delete" || JSON.stringify(args).includes(`"fieldManager":"${Names.managers.controller}"`)
+        const line = `${verb} ${resource.plural} ${Resource.key(ref)}`
+        return Effect.andThen(
+          isOurs ? Ref.update(log, (lines) => [...lines, line]) : Effect.void,
+          write(resource, ref, ...args)
+        )
+      }
     return Context.make(
       ApiClient,
       ApiClient.of({
         ...client,
-        apply: write("apply", client.apply as never) as typeof client.apply,
-        mergePatch: write("merge", client.mergePatch as never) as typeof client.mergePatch,
-        jsonPatch: write("json", client.jsonPatch as never) as typeof client.jsonPatch,
-        delete: write("delete", client.delete as never) as typeof client.delete
+        apply: noting("apply", client.apply),
+        mergePatch: noting("merge", client.mergePatch),
+        jsonPatch: noting("json", client.jsonPatch),
+        delete: noting("delete", client.delete)
       })
     ).pipe(Context.add(Writes, { all: Ref.get(log) }))
   })

@@ -1,10 +1,35 @@
 import { assert, layer } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Option, Redacted } from "effect"
 import * as Conditions from "../../src/api/Conditions.ts"
+import type { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
+import { GitServer } from "../../src/sandbox/GitServer.ts"
 import * as Cluster from "./Cluster.ts"
+
+const condition = (cr: GatewaySync, type: Conditions.Type) => Conditions.get(cr.status.conditions ?? [], type)
+const isHandled = (cr: GatewaySync) => RequestedRef.isHandled(cr.metadata.annotations, cr.status.lastHandledRequest)
+const hasCommit = (commit: string) => (cr: GatewaySync) => cr.status.lastSyncCommit === commit
+
+/** The annotations of a promotion, as the receiver writes them. */
+const promotion = (ref: string, over: string, id: string) => ({
+  [Names.request.ref]: ref,
+  [Names.request.at]: "2026-01-01T00:00:00Z",
+  [Names.request.by]: "generic",
+  [Names.request.id]: id,
+  [Names.request.over]: over
+})
+const push = (pushed: Partial<RequestedRef.Pushed>) => ({
+  [Names.request.pushed]: JSON.stringify({
+    ref: "main",
+    kind: "branch",
+    at: "2026-01-01T00:00:00Z",
+    by: "github",
+    id: "push-1",
+    ...pushed
+  })
+})
 
 layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("GatewaySyncController", (it) => {
   it.effect("resolves a new GatewaySync and makes what its agents need", () =>
@@ -12,7 +37,7 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       const plant = yield* Cluster.plant("new")
       const commit = yield* plant.repository.commit({ files: { "projects/a": "1" } })
       yield* plant.create("site", {})
-      const cr = yield* Cluster.until(plant.get("site"), ({ status }) => status.lastSyncCommit === commit)
+      const cr = yield* Cluster.until(plant.get("site"), hasCommit(commit))
       assert.strictEqual(cr.status.lastSyncRef, "main")
       assert.strictEqual(cr.status.lastSyncRefKind, "branch")
       assert.strictEqual(cr.status.lastSyncCommitShort, commit.slice(0, 7))
@@ -42,6 +67,335 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
         subjects: [{ kind: "ServiceAccount", name: "default", namespace: "new" }],
         roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: "stoker-agent-site" }
       })
+    })
+  )
+
+  it.effect("follows a promotion in the trace of its delivery, and lets an edit of the spec end it", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("promotion")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      yield* plant.repository.annotatedTag("v2", second)
+      yield* plant.repository.setRef("refs/heads/main", first)
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+
+      const trace = "0af7651916cd43dd8448eb211c80319c"
+      yield* plant.annotate("site", {
+        ...promotion("v2", "main", "one"),
+        [Names.request.traceparent]: `00-${trace}-b7ad6b7169203331-01`
+      })
+      const moved = yield* Cluster.until(plant.get("site"), hasCommit(second))
+      assert.isTrue(isHandled(moved))
+      assert.strictEqual(moved.status.lastSyncRef, "v2")
+      assert.strictEqual(moved.status.lastSyncRefKind, "tag")
+      assert.strictEqual(condition(moved, "RefSkew")?.reason, "OverriddenByRequest")
+      const metadata = yield* plant.data("stoker-metadata-site")
+      assert.strictEqual(metadata["commit"], second)
+      assert.include(metadata["traceparent"], trace)
+
+      yield* plant.repository.setRef("refs/heads/other", first)
+      yield* plant.patch("site", { spec: { git: { ref: "other" } } })
+      const edited = yield* Cluster.until(plant.get("site"), hasCommit(first))
+      assert.strictEqual(edited.status.lastSyncRef, "other")
+      const ended = yield* Cluster.until(
+        plant.get("site"),
+        ({ metadata }) => RequestedRef.override(metadata.annotations) === undefined
+      )
+      assert.strictEqual(condition(ended, "RefSkew")?.status, "False")
+    })
+  )
+
+  it.effect("removes a promotion when the spec catches up, also under the name without v", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("caught-up")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      yield* plant.repository.setRef("refs/heads/main", first)
+      yield* plant.repository.setRef("refs/tags/v2.0.0", second)
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      yield* plant.annotate("site", promotion("v2.0.0", "main", "one"))
+      yield* Cluster.until(plant.get("site"), hasCommit(second))
+
+      // "2.0.0" is no tag: the override stays in force.
+      yield* plant.patch("site", { spec: { git: { ref: "2.0.0" } } })
+      const waiting = yield* Cluster.until(plant.get("site"), ({ status }) => status.observedGeneration === 2)
+      assert.strictEqual(waiting.status.lastSyncRef, "v2.0.0")
+      assert.strictEqual(RequestedRef.override(waiting.metadata.annotations)?.ref, "v2.0.0")
+      assert.strictEqual(condition(waiting, "RefResolved")?.status, "True")
+
+      yield* plant.patch("site", { spec: { git: { ref: "v2.0.0" } } })
+      const done = yield* Cluster.until(
+        plant.get("site"),
+        ({ metadata }) => RequestedRef.override(metadata.annotations) === undefined
+      )
+      assert.strictEqual(done.status.lastSyncCommit, second)
+      const settled = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "RefSkew")?.status === "False")
+      assert.strictEqual(settled.status.lastSyncRef, "v2.0.0")
+    })
+  )
+
+  it.effect("completes an override that was set by hand", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("by-hand")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      const second = yield* plant.repository.commit({ files: { a: "2" }, branch: "other" })
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      yield* plant.annotate("site", { [Names.request.ref]: "other" })
+      const moved = yield* Cluster.until(plant.get("site"), hasCommit(second))
+      const override = RequestedRef.override(moved.metadata.annotations)
+      assert.strictEqual(override?.over, "main")
+      assert.match(override?.id ?? "", /^[0-9a-f-]{36}$/)
+    })
+  )
+
+  it.effect("lets a request that cannot be resolved take nothing hostage", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("hostage")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", { polling: { enabled: true, interval: "1s" } })
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      yield* plant.annotate("site", promotion("nowhere", "main", "one"))
+      const failed = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "RefResolved")?.status === "False")
+      assert.strictEqual(condition(failed, "RefResolved")?.reason, "RefResolutionFailed")
+      assert.match(
+        condition(failed, "RefResolved")?.message ?? "",
+        /no branch or tag "nowhere".*Next try at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/
+      )
+      assert.strictEqual(failed.status.refResolutionStatus, "Error")
+      assert.strictEqual(failed.status.lastSyncCommit, first)
+      assert.isFalse(isHandled(failed))
+
+      // The ref in force is still polled.
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      const polled = yield* Cluster.until(plant.get("site"), hasCommit(second))
+      assert.strictEqual(polled.status.lastSyncRef, "main")
+      assert.strictEqual(condition(polled, "RefResolved")?.status, "False")
+      assert.strictEqual((yield* plant.data("stoker-metadata-site"))["commit"], second)
+
+      // And once it is there, it is followed: fast, since the request is fresh.
+      const third = yield* plant.repository.commit({ files: { a: "3" }, branch: "nowhere" })
+      const resolved = yield* Cluster.until(plant.get("site"), hasCommit(third))
+      assert.isTrue(isHandled(resolved))
+      assert.strictEqual(condition(resolved, "RefResolved")?.status, "True")
+    })
+  )
+
+  it.effect("asks again while the remote serves what was there before a push", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("lag")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      const after = "b".repeat(40)
+      yield* plant.annotate("site", push({ before: first, after }))
+      const lagging = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "RefSkew")?.status === "True")
+      assert.strictEqual(condition(lagging, "RefSkew")?.reason, "WaitingForPush")
+      assert.isFalse(isHandled(lagging))
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      const done = yield* Cluster.until(plant.get("site"), hasCommit(second))
+      assert.isTrue(isHandled(done))
+      assert.strictEqual(condition(done, "RefSkew")?.status, "False")
+    })
+  )
+
+  it.effect(
+    "asks the remote for nothing but a request, a poll, an unknown ref; and writes nothing in a quiet plant",
+    () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("quiet")
+        const server = yield* GitServer
+        const writes = yield* Cluster.Writes
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        yield* plant.create("site", {})
+        yield* Cluster.until(plant.get("site"), hasCommit(first))
+        const asked = Effect.map(
+          server.exchanges,
+          (all) => all.filter(({ repository }) => repository === "quiet").length
+        )
+        const written = Effect.map(writes.all, (all) => all.filter((line) => line.includes(" quiet/")))
+        const pod = (name: string, annotations: object) =>
+          plant.client.create(
+            Resource.pods,
+            "quiet",
+            {
+              metadata: { name, annotations },
+              spec: { containers: [{ name: "gateway", image: "gateway" }], serviceAccountName: "gateways" }
+            },
+            { fieldManager: "test" }
+          )
+
+        // A pod names the GatewaySync: its account may read, nothing is asked, the branch does not move.
+        const second = yield* plant.repository.commit({ files: { a: "2" } })
+        const before = yield* asked
+        yield* pod("gateway-0", { [Names.pod.crName]: "site" })
+        yield* Cluster.until(plant.client.get(Resource.roleBindings, plant.ref("stoker-agent-site")), (binding) =>
+          JSON.stringify(binding).includes('"gateways"')
+        )
+        assert.strictEqual(yield* asked, before)
+
+        // Another pod with the same account changes nothing. A look at it comes before the look at the push after it.
+        const quiet = yield* written
+        yield* pod("gateway-1", { [Names.pod.crName]: "site" })
+        yield* plant.annotate("site", push({ id: "one" }))
+        const done = yield* Cluster.until(plant.get("site"), hasCommit(second))
+        assert.isTrue(isHandled(done))
+        assert.deepStrictEqual((yield* written).slice(quiet.length), [
+          "apply configmaps quiet/stoker-metadata-site",
+          "apply gatewaysyncs quiet/site"
+        ])
+
+        // The same push again, with nothing new at the remote: only what was handled is noted.
+        yield* plant.annotate("site", push({ id: "two" }))
+        yield* Cluster.until(plant.get("site"), isHandled)
+        assert.deepStrictEqual((yield* written).slice(quiet.length + 2), ["apply gatewaysyncs quiet/site"])
+      })
+  )
+
+  it.effect("tells which gateways have it, and forgets the reports of pods that are gone", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("gateways")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      const { revision } = yield* plant.data("stoker-metadata-site")
+      const created = (yield* plant.client.create(
+        Resource.pods,
+        "gateways",
+        {
+          metadata: { name: "gateway-0", annotations: { [Names.pod.crName]: "site", [Names.pod.inject]: "true" } },
+          spec: {
+            initContainers: [{ name: Names.agentContainer, image: "agent", restartPolicy: "Always" }],
+            containers: [{ name: "gateway", image: "gateway" }]
+          }
+        },
+        { fieldManager: "test" }
+      )) as { readonly metadata: { readonly uid: string } }
+      const status = (ready: boolean) =>
+        plant.client.mergePatch(
+          Resource.pods,
+          plant.ref("gateway-0"),
+          {
+            status: {
+              phase: "Running",
+              initContainerStatuses: [
+                { name: Names.agentContainer, ready, started: true, restartCount: 0, image: "agent", imageID: "" }
+              ]
+            }
+          },
+          { fieldManager: "test", subresource: "status" }
+        )
+      yield* status(true)
+      const gateway = (cr: GatewaySync) => cr.status.discoveredGateways?.[0]
+      const pending = yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncStatus === "Pending")
+      assert.strictEqual(gateway(pending)?.message, "no report yet")
+
+      const report = (key: string, value: object) =>
+        plant.client.mergePatch(
+          Resource.configMaps,
+          plant.ref("stoker-status-site"),
+          { data: { [key]: JSON.stringify(value) } },
+          { fieldManager: Names.managers.agent }
+        )
+      const synced = {
+        syncStatus: "Synced",
+        syncedCommit: first,
+        observedRevision: revision,
+        podUID: created.metadata.uid
+      }
+      yield* report("gone-0", synced)
+      yield* report("gateway-0", { ...synced, observedRevision: "older" })
+      yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncedCommit === first)
+      assert.strictEqual(gateway(yield* plant.get("site"))?.syncStatus, "Pending")
+      yield* report("gateway-0", synced)
+      const ready = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "Ready")?.status === "True")
+      assert.strictEqual(condition(ready, "AllGatewaysSynced")?.message, "1/1 synced")
+      assert.strictEqual(condition(ready, "SidecarInjected")?.status, "True")
+      const reports = yield* Cluster.until(plant.data("stoker-status-site"), (data) => data["gone-0"] === undefined)
+      assert.isDefined(reports["gateway-0"])
+
+      yield* status(false)
+      const notReady = yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncStatus === "Pending")
+      assert.strictEqual(gateway(notReady)?.message, "the sidecar is not ready")
+    })
+  )
+
+  it.effect("resolves nothing while paused, and tells the agents", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("paused")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      yield* plant.patch("site", { spec: { paused: true } })
+      yield* Cluster.until(plant.data("stoker-metadata-site"), ({ paused }) => paused === "true")
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      yield* plant.annotate("site", push({ id: "one" }))
+      const paused = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "Ready")?.reason === "Paused")
+      assert.strictEqual(paused.status.lastSyncCommit, first)
+      yield* plant.patch("site", { spec: { paused: false } })
+      const resumed = yield* Cluster.until(plant.get("site"), hasCommit(second))
+      assert.isTrue(isHandled(resumed))
+      assert.strictEqual((yield* plant.data("stoker-metadata-site"))["paused"], "false")
+    })
+  )
+
+  it.effect("says which Secret is missing, and resolves once it is there", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("private")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.repository.requireLogin(
+        Option.some({ username: "x-access-token", password: Redacted.make("the-token") })
+      )
+      const auth = { token: { secretRef: { name: "git", key: "token" } } }
+      yield* plant.create("site", { git: { repo: plant.repository.url, ref: "main", auth } })
+      const missing = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "RefResolved") !== undefined)
+      assert.include(condition(missing, "RefResolved")?.message, 'there is no Secret "git"')
+      yield* plant.client.create(
+        Resource.secrets,
+        "private",
+        { metadata: { name: "git" }, stringData: { token: "the-token\n" } },
+        { fieldManager: "test" }
+      )
+      yield* plant.annotate("site", push({ id: "one" }))
+      const cr = yield* Cluster.until(plant.get("site"), hasCommit(first))
+      assert.notInclude(JSON.stringify(cr), "the-token")
+    })
+  )
+
+  it.effect("replaces the binding of the Go operator, and removes everything when it is deleted", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("deleted")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      const group = "rbac.authorization.k8s.io"
+      yield* plant.client.request("POST", `/apis/${group}/v1/clusterroles`, { metadata: { name: "stoker-agent" } })
+      yield* plant.client.create(
+        Resource.roleBindings,
+        "deleted",
+        {
+          metadata: { name: "stoker-agent-site" },
+          roleRef: { apiGroup: group, kind: "ClusterRole", name: "stoker-agent" },
+          subjects: []
+        },
+        { fieldManager: "manager" }
+      )
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      const binding = yield* plant.client.get(Resource.roleBindings, plant.ref("stoker-agent-site"))
+      assert.include(JSON.stringify(binding), '"kind":"Role"')
+
+      yield* plant.client.delete(Names.gatewaySyncs, plant.ref("site"))
+      yield* Cluster.until(Effect.flip(plant.get("site")), (error) => JSON.stringify(error).includes("NotFound"))
+      for (const [resource, name] of [
+        [Resource.configMaps, "stoker-metadata-site"],
+        [Resource.configMaps, "stoker-status-site"],
+        [Resource.roles, "stoker-agent-site"],
+        [Resource.roleBindings, "stoker-agent-site"]
+      ] as const) {
+        const error = yield* Effect.flip(plant.client.get(resource, plant.ref(name)))
+        assert.strictEqual(error.reason._tag, "NotFound")
+      }
     })
   )
 })
