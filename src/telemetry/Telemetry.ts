@@ -3,7 +3,7 @@
  * off: ids of traces are made all the same, so that log lines of the processes along a line find each other.
  */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Config, Effect, Layer, Option } from "effect"
+import { Config, ConfigProvider, Effect, Layer, Option } from "effect"
 import * as Logs from "./Logs.ts"
 
 const endpoint = (signal: "TRACES" | "METRICS" | "LOGS") =>
@@ -27,6 +27,16 @@ const otlp = (serviceName: string, serviceVersion: string) =>
         logs === true ? OtlpLogger.layerFromConfig({ resource, mergeWithExisting: true }) : Layer.empty
       ).pipe(
         Layer.provide(OtlpSerialization.layerJson),
+        // The standard's default; Effect exports only what these variables name.
+        Layer.provide(
+          ConfigProvider.layerAdd(
+            ConfigProvider.fromUnknown({
+              OTEL_TRACES_EXPORTER: "otlp",
+              OTEL_METRICS_EXPORTER: "otlp",
+              OTEL_LOGS_EXPORTER: "otlp"
+            })
+          )
+        ),
         // Fresh: layers are shared, and nobody else's HTTP client shall be this one.
         Layer.provide(Layer.fresh(NodeHttpClient.layerNodeHttpOptions({ keepAlive: true })))
       )
