@@ -202,7 +202,7 @@ export interface Target {
 export type Decision =
   | {
       readonly _tag: "Write"
-      /** For a JSON merge patch of `metadata.annotations`: null removes. */
+      /** As in a JSON merge patch of `metadata.annotations`: null removes. */
       readonly annotations: Readonly<Record<string, string | null>>
       /** The ref that is in force then. */
       readonly ref: string
@@ -365,17 +365,47 @@ export const after = (annotations: Annotations, patch: Readonly<Record<string, s
     Object.entries({ ...annotations, ...patch }).filter((entry): entry is [string, string] => entry[1] !== null)
   )
 
+/** An operation of a JSON Patch (RFC 6902). */
+export type Operation =
+  | { readonly op: "test" | "add"; readonly path: string; readonly value: unknown }
+  | { readonly op: "remove"; readonly path: string }
+
+const root = "/metadata/annotations"
+const pointer = (key: string) => `${root}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`
+
+/** What {@link decide} builds on and somebody else may write: another replica, the controller, kubectl. */
+const builtOn = [keys.ref, keys.id, keys.over, keys.pushed, keys.deliveries]
+
+/**
+ * The JSON Patch that writes what was decided, and only if it would be decided again: `test` fails (422) when
+ * `spec.git.ref` or an annotation that it was built on has changed since. A status that is written meanwhile does not
+ * matter, which a resourceVersion would make it.
+ */
+export const operations = (
+  { annotations, specRef }: Pick<Target, "annotations" | "specRef">,
+  patch: Readonly<Record<string, string | null>>
+): ReadonlyArray<Operation> => {
+  const isBare = Object.keys(annotations).length === 0
+  // An absent key equals null, but only below a parent that is there.
+  const tests = isBare
+    ? [{ op: "test", path: root, value: null } as const, { op: "add", path: root, value: {} } as const]
+    : builtOn.map((key) => ({ op: "test", path: pointer(key), value: annotations[key] ?? null }) as const)
+  const writes = Object.entries(patch).flatMap(([key, value]): ReadonlyArray<Operation> => {
+    if (value !== null) return [{ op: "add", path: pointer(key), value }]
+    return annotations[key] === undefined ? [] : [{ op: "remove", path: pointer(key) }]
+  })
+  return [{ op: "test", path: "/spec/git/ref", value: specRef }, ...tests, ...writes]
+}
+
 /**
  * The JSON Patch that removes an override, and nothing that came meanwhile: `test` on ref and id fails (422) when a
  * webhook has written since, and then the truth is looked at again.
  */
-export const removal = (annotations: Annotations): ReadonlyArray<Readonly<Record<string, string>>> => {
-  const path = (key: string) => `/metadata/annotations/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`
-  const tests = [keys.ref, keys.id]
+export const removal = (annotations: Annotations): ReadonlyArray<Operation> => [
+  ...[keys.ref, keys.id]
     .filter((key) => annotations[key] !== undefined)
-    .map((key) => ({ op: "test", path: path(key), value: annotations[key]! }))
-  const removes = [keys.ref, keys.at, keys.by, keys.commit, keys.id, keys.over]
+    .map((key) => ({ op: "test", path: pointer(key), value: annotations[key] }) as const),
+  ...[keys.ref, keys.at, keys.by, keys.commit, keys.id, keys.over]
     .filter((key) => annotations[key] !== undefined)
-    .map((key) => ({ op: "remove", path: path(key) }))
-  return [...tests, ...removes]
-}
+    .map((key) => ({ op: "remove", path: pointer(key) }) as const)
+]

@@ -4,13 +4,13 @@
  * **Guarantees**
  *
  * - A delivery is answered after the patch that holds it is persisted, or fails with that patch.
- * - Each patch names the resourceVersion that it was decided on, so `requested-over` is the `spec.git.ref` of that very
- *   moment, and what another replica wrote meanwhile (a remembered delivery) is never overwritten: then the object is
- *   read again and everything decided anew.
+ * - Each patch tests what it was decided on (see `RequestedRef.operations`), so `requested-over` is the `spec.git.ref`
+ *   of that very moment, and what another replica wrote meanwhile (a remembered delivery) is never overwritten: then the
+ *   object is read again and everything decided anew. That makes one call of most deliveries, on the store's word.
  * - A delivery that was taken over goes on when its sender hangs up.
  * - "There is no such GatewaySync" and "not for this GatewaySync" to a person were read live, never from the store alone.
  */
-import { DateTime, Deferred, Effect, Exit, FiberSet, Option, Schema, Semaphore, type Tracer } from "effect"
+import { DateTime, Deferred, Effect, Exit, FiberSet, Option, Result, Schema, Semaphore, type Tracer } from "effect"
 import { randomUUID } from "node:crypto"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import * as Names from "../api/Names.ts"
@@ -66,7 +66,7 @@ export interface AnnotationWriter {
 /** Patches in flight in all. */
 const mostInFlight = 16
 const mostWaiting = 1024
-/** Only the controller writes beside us, a few times for each change. */
+/** Only other replicas write beside us, and each of them one patch at a time. */
 const mostAttempts = 10
 
 interface Waiting {
@@ -126,6 +126,9 @@ const needsLive = (decided: ReturnType<typeof decideAll>["decided"]): boolean =>
       outcome.decision._tag !== "Write" && waiting.deliveries.some(({ _tag }) => _tag === "Promotion")
   )
 
+/** A failed `test` is a 422 like any other. */
+const mayBeTest = ({ reason }: ApiError): boolean => reason._tag === "Invalid" && reason.status === 422
+
 /** Lives as long as the scope: deliveries that still wait when it ends are interrupted. */
 export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.GatewaySync>) {
   const client = yield* ApiClient
@@ -137,45 +140,43 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
 
   const readable = (object: unknown) =>
     Effect.mapError(
-      decode(object),
+      // Without the bounds: the API server has checked them, maybe by an older CRD.
+      decode(object, { disableChecks: true }),
       (error) => new Unreadable({ message: `this GatewaySync cannot be read: ${error.message}` })
     )
   const read = (ref: Resource.ObjectRef) => Effect.flatMap(client.get(gatewaySyncs, ref), readable)
   const readLive = (ref: Resource.ObjectRef) => Effect.map(read(ref), (cr): Basis => ({ cr, live: true }))
 
-  const patched = (
+  const patched = Effect.fnUntraced(function* (
     ref: Resource.ObjectRef,
-    basis: Basis,
-    batch: ReadonlyArray<Waiting>,
-    attempt: number
-  ): Effect.Effect<Basis, WriteError> =>
-    Effect.gen(function* () {
+    start: Basis,
+    batch: ReadonlyArray<Waiting>
+  ): Effect.fn.Return<Basis, WriteError> {
+    let basis = start
+    let refused: string | undefined
+    for (let attempt = 1; ; attempt++) {
       const { decided, patch } = decideAll(basis.cr, batch)
-      if (!basis.live && needsLive(decided)) return yield* patched(ref, yield* readLive(ref), batch, attempt)
-      const writers = decided.filter(({ outcome }) => outcome.decision._tag === "Write")
-      const answer =
-        writers.length === 0
-          ? basis
-          : yield* client
-              .mergePatch(
-                gatewaySyncs,
-                ref,
-                { metadata: { resourceVersion: basis.cr.metadata.resourceVersion, annotations: patch } },
-                { fieldManager: Names.managers.receiver }
-              )
-              .pipe(
-                Effect.flatMap(readable),
-                Effect.map((cr): Basis => ({ cr, live: true }))
-              )
-      for (const { outcome, waiting } of decided) yield* Deferred.succeed(waiting.done, outcome)
-      return answer
-    }).pipe(
-      Effect.catchReason("ApiError", "Conflict", (_, error) =>
-        attempt < mostAttempts
-          ? Effect.flatMap(readLive(ref), (fresh) => patched(ref, fresh, batch, attempt + 1))
-          : Effect.fail(error)
+      if (!basis.live && needsLive(decided)) {
+        basis = yield* readLive(ref)
+        continue
+      }
+      const answerAll = Effect.forEach(decided, ({ outcome, waiting }) => Deferred.succeed(waiting.done, outcome))
+      if (Object.keys(patch).length === 0) return yield* Effect.as(answerAll, basis)
+      const operations = RequestedRef.operations(target(basis.cr), patch)
+      const result = yield* Effect.result(
+        client.jsonPatch(gatewaySyncs, ref, operations, { fieldManager: Names.managers.receiver })
       )
-    )
+      if (Result.isSuccess(result)) {
+        yield* answerAll
+        return { cr: yield* readable(result.success), live: true }
+      }
+      // The same again although nothing has changed: it is not the tests that are refused.
+      const asked = JSON.stringify(operations)
+      if (!mayBeTest(result.failure) || attempt === mostAttempts || asked === refused) return yield* result.failure
+      refused = asked
+      basis = yield* readLive(ref)
+    }
+  })
 
   /** From what the last patch answered, else from the store, which may be a moment behind. */
   const basisOf = (ref: Resource.ObjectRef, last: Basis | undefined): Effect.Effect<Basis, WriteError> =>
@@ -207,7 +208,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
         // Taken only when it is our turn, so that all that came until then is in it.
         const batch = queue.splice(0)
         return basisOf(ref, last).pipe(
-          Effect.flatMap((basis) => patched(ref, basis, batch, 1)),
+          Effect.flatMap((basis) => patched(ref, basis, batch)),
           traced(ref, batch),
           Effect.onExit((exit) =>
             Exit.isSuccess(exit)

@@ -364,6 +364,39 @@ describe("several deliveries in one message", () => {
   })
 })
 
+describe("the JSON Patch of a decision", () => {
+  const at = (key: string) => `/metadata/annotations/${key.replace("/", "~1")}`
+
+  it("tests the absence of all annotations, and makes their map", () =>
+    assert.deepStrictEqual(
+      RequestedRef.operations({ annotations: {}, specRef: "main" }, { [keys.ref]: "v2", [keys.commit]: null }),
+      [
+        { op: "test", path: "/spec/git/ref", value: "main" },
+        { op: "test", path: "/metadata/annotations", value: null },
+        { op: "add", path: "/metadata/annotations", value: {} },
+        { op: "add", path: at(keys.ref), value: "v2" }
+      ]
+    ))
+
+  it("tests each annotation that it was decided on, present or absent, and removes only what is there", () =>
+    assert.deepStrictEqual(
+      RequestedRef.operations(
+        { annotations: { ...requested("v1", "1"), [keys.commit]: commit("a") }, specRef: "main" },
+        { [keys.ref]: "v2", [keys.commit]: null, [keys.traceparent]: null }
+      ),
+      [
+        { op: "test", path: "/spec/git/ref", value: "main" },
+        { op: "test", path: at(keys.ref), value: "v1" },
+        { op: "test", path: at(keys.id), value: "1" },
+        { op: "test", path: at(keys.over), value: "main" },
+        { op: "test", path: at(keys.pushed), value: null },
+        { op: "test", path: at(keys.deliveries), value: null },
+        { op: "add", path: at(keys.ref), value: "v2" },
+        { op: "remove", path: at(keys.commit) }
+      ]
+    ))
+})
+
 describe("removal of an override", () => {
   it("tests ref and id first, and removes only what is there", () =>
     assert.deepStrictEqual(RequestedRef.removal(requested("v2", "1")), [

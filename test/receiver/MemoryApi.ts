@@ -1,5 +1,5 @@
 /**
- * GatewaySyncs of an API server, in memory: `get` and `mergePatch` with resource versions, and what tests need to see
+ * GatewaySyncs of an API server, in memory: `get` and `jsonPatch`, and what tests need to see
  * and to break. What the real one answers is tested in `ApiServer.test.ts`.
  */
 import { Context, Effect, Latch, Layer, Option, Schedule, Schema } from "effect"
@@ -9,6 +9,28 @@ import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { type Store, StoreNotReady } from "../../src/kubernetes/Store.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
+
+/** RFC 6902 as the API server does it; undefined when it refuses. An absent `annotations` is none at all. */
+const applied = (object: Stored, operations: ReadonlyArray<RequestedRef.Operation>): Stored | undefined => {
+  // oxlint-disable-next-line typescript/no-explicit-any -- any JSON
+  const copy: any = structuredClone(object)
+  if (Object.keys(copy.metadata.annotations).length === 0) delete copy.metadata.annotations
+  for (const operation of operations) {
+    const keys = operation.path
+      .slice(1)
+      .split("/")
+      .map((key) => key.replaceAll("~1", "/").replaceAll("~0", "~"))
+    const last = keys.pop()!
+    const parent = keys.reduce((at, key) => at?.[key], copy)
+    if (parent === undefined) return undefined
+    if (operation.op === "test" && (parent[last] ?? null) !== operation.value) return undefined
+    if (operation.op === "remove" && parent[last] === undefined) return undefined
+    if (operation.op === "add") parent[last] = operation.value
+    if (operation.op === "remove") delete parent[last]
+  }
+  copy.metadata.annotations ??= {}
+  return copy
+}
 
 const decode = Schema.decodeUnknownSync(GatewaySync.GatewaySync)
 
@@ -21,7 +43,7 @@ interface Stored {
 export interface Call {
   readonly verb: "get" | "patch"
   readonly key: string
-  readonly body?: unknown
+  readonly operations?: ReadonlyArray<RequestedRef.Operation>
 }
 
 export class MemoryApi extends Context.Service<
@@ -102,37 +124,29 @@ export class MemoryApi extends Context.Service<
             const found = objects.get(Resource.key(ref))
             return Effect.andThen(healthy, found === undefined ? notFound : Effect.succeed(structuredClone(found)))
           }),
-        mergePatch: (_, ref, body) => {
+        jsonPatch: (_, ref, operations) => {
           const at = Resource.key(ref)
-          return Effect.suspend(() => {
-            calls.push({ verb: "patch", key: at, body })
+          const patch = Effect.suspend(() => {
+            calls.push({ verb: "patch", key: at, operations: operations as ReadonlyArray<RequestedRef.Operation> })
             const found = objects.get(at)
             if (found === undefined) return notFound
-            const { metadata } = body as {
-              readonly metadata: {
-                readonly resourceVersion: string
-                readonly annotations: Record<string, string | null>
-              }
-            }
-            if (metadata.resourceVersion !== found.metadata.resourceVersion) {
-              return fail(new ApiErrors.Conflict({ message: "the object has been modified" }))
-            }
-            found.metadata.annotations = RequestedRef.after(found.metadata.annotations, metadata.annotations)
-            found.metadata.resourceVersion = `${++version}`
-            return Effect.succeed(structuredClone(found))
-          }).pipe((patch) =>
-            Effect.acquireUseRelease(
+            const patched = applied(found, operations as ReadonlyArray<RequestedRef.Operation>)
+            if (patched === undefined) return fail(new ApiErrors.Invalid({ status: 422, message: "a test failed" }))
+            patched.metadata.resourceVersion = `${++version}`
+            objects.set(at, patched)
+            return Effect.succeed(structuredClone(patched))
+          })
+          return Effect.acquireUseRelease(
+            Effect.sync(() => {
+              fly(at, 1)
+              waiting++
+            }),
+            () => Effect.andThen(gate.await, Effect.andThen(healthy, patch)),
+            () =>
               Effect.sync(() => {
-                fly(at, 1)
-                waiting++
-              }),
-              () => Effect.andThen(gate.await, Effect.andThen(healthy, patch)),
-              () =>
-                Effect.sync(() => {
-                  fly(at, -1)
-                  waiting--
-                })
-            )
+                fly(at, -1)
+                waiting--
+              })
           )
         },
         list: unused,
@@ -140,7 +154,7 @@ export class MemoryApi extends Context.Service<
           throw new Error("the receiver has no use for this")
         },
         create: unused,
-        jsonPatch: unused,
+        mergePatch: unused,
         apply: unused,
         delete: unused,
         request: unused

@@ -658,8 +658,10 @@ describe("at once", () => {
         const patches = yield* written
         // What came while the first was written is in the second.
         assert.isAtMost(patches.length, 3)
-        const last = patches.at(-1)?.body as { readonly metadata: { readonly annotations: RequestedRef.Annotations } }
-        assert.strictEqual((yield* annotations)[keys.ref], last.metadata.annotations[keys.ref])
+        const last = patches
+          .at(-1)
+          ?.operations?.flatMap((one) => (one.op === "add" && one.path.endsWith("requested-ref") ? [one.value] : []))
+        assert.deepStrictEqual(last, [(yield* annotations)[keys.ref]])
         assert.strictEqual((yield* api.inFlight).one, 1)
       })
     )
