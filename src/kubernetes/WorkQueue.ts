@@ -12,7 +12,7 @@ export const longestDelay = Duration.days(1)
 
 export interface AddOptions {
   readonly after?: Duration.Duration
-  /** Why, in a word; the first reason of those that were merged is kept. */
+  /** Why, in a word; of adds that are merged, the one that is due first gives it. */
   readonly reason?: string
 }
 
@@ -54,7 +54,7 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
   const schedule = (key: K, due: number, reason: string) => {
     const known = waiting.get(key)
     if (known !== undefined && known.due <= due) return
-    const entry = { due, reason: known?.reason ?? reason, order: order++ }
+    const entry = { due, reason, order: order++ }
     waiting.set(key, entry)
     // A running key enters the heap when it is done.
     if (!running.has(key)) heap.push(key, entry)
