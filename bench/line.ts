@@ -34,7 +34,7 @@ const makeFloor = Effect.gen(function* () {
   const path = yield* Path.Path
   const folder = yield* (yield* Processes).folder("stoker-floor-")
   const refs = yield* RemoteRefs
-  const url = yield* RepositoryUrl.parse(plant.repository.url)
+  const url = yield* Effect.fromResult(RepositoryUrl.parse(plant.repository.url))
   const mirror = yield* Mirror.make({
     folder: path.join(folder, "mirror"),
     url,
@@ -129,7 +129,7 @@ const makeFloor = Effect.gen(function* () {
     },
     Effect.provideService(HttpClient.TracerDisabledWhen, () => true)
   )
-}).pipe(Effect.provide(RemoteRefs.layer), Effect.provide(GitCommand.layer))
+})
 
 /** Needs a plant of one site with 1 000 pages (two files each), one gateway, one GatewaySync. */
 export const line = Effect.gen(function* () {
@@ -206,4 +206,4 @@ export const line = Effect.gen(function* () {
     }
   ]
   return figures
-})
+}).pipe(Effect.provide(RemoteRefs.layer), Effect.provide(GitCommand.layer))
