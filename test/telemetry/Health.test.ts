@@ -1,35 +1,40 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
-import { HttpRouter, HttpServerRequest } from "effect/http"
+import { Effect, Ref } from "effect"
 import { Health } from "../../src/telemetry/Health.ts"
 
 describe("Health", () => {
-  it.effect(
-    "routes answer 503 until started, then by checks that came after the routes, and forget them with their scope",
-    () =>
-      Effect.gen(function* () {
-        const app = yield* HttpRouter.toHttpEffect(Health.routes)
-        const { register, started } = yield* Health
-        const ask = (path: string) =>
-          app.pipe(
-            Effect.provideService(
-              HttpServerRequest.HttpServerRequest,
-              HttpServerRequest.fromWeb(new Request(`http://localhost${path}`))
-            ),
-            Effect.map(({ status }) => status),
-            Effect.scoped
+  it.effect("is neither ready nor started before every check is registered, yet alive", () =>
+    Effect.gen(function* () {
+      const health = yield* Health
+      assert.deepStrictEqual(yield* health.failing("ready"), ["process: still starting"])
+      assert.deepStrictEqual(yield* health.failing("startup"), ["process: still starting"])
+      assert.deepStrictEqual(yield* health.failing("live"), [])
+      yield* health.started
+      assert.deepStrictEqual(yield* health.failing("ready"), [])
+    }).pipe(Effect.provide(Health.layer))
+  )
+
+  it.effect("asks each check anew, and names the ones that fail", () =>
+    Effect.gen(function* () {
+      const health = yield* Health
+      yield* health.started
+      const problem = yield* Ref.make<string | undefined>("not listed yet")
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          yield* health.register(
+            "ready",
+            "pods",
+            Effect.flatMap(Ref.get(problem), (why) => (why === undefined ? Effect.void : Effect.fail(why)))
           )
-        assert.strictEqual(yield* ask("/readyz"), 503)
-        yield* started
-        assert.strictEqual(yield* ask("/readyz"), 200)
-        yield* Effect.scoped(
-          Effect.gen(function* () {
-            yield* register("ready", "files", Effect.fail("waits"))
-            assert.strictEqual(yield* ask("/readyz"), 503)
-            assert.strictEqual(yield* ask("/healthz"), 200)
-          })
-        )
-        assert.strictEqual(yield* ask("/readyz"), 200)
-      }).pipe(Effect.scoped, Effect.provide(Health.layer))
+          assert.deepStrictEqual(yield* health.failing("ready"), ["pods: not listed yet"])
+          assert.deepStrictEqual(yield* health.failing("live"), [])
+          yield* Ref.set(problem, undefined)
+          assert.deepStrictEqual(yield* health.failing("ready"), [])
+          yield* Ref.set(problem, "gone")
+        })
+      )
+      // Its scope is closed: nobody asks it any more.
+      assert.deepStrictEqual(yield* health.failing("ready"), [])
+    }).pipe(Effect.provide(Health.layer))
   )
 })
