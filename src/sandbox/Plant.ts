@@ -6,7 +6,19 @@
  * the chart's (and the controller's) RBAC lets do what it lets them do. Gateways are simulated; all else is real.
  */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Context, type Duration, Effect, FileSystem, Layer, Path, Redacted, Schedule, Schema, type Scope } from "effect"
+import {
+  Context,
+  type Duration,
+  Effect,
+  FileSystem,
+  Layer,
+  Option,
+  Path,
+  Redacted,
+  Schedule,
+  Schema,
+  type Scope
+} from "effect"
 import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { createHash, createHmac, randomBytes } from "node:crypto"
 import * as Names from "../api/Names.ts"
@@ -36,12 +48,24 @@ export interface Options {
   readonly webhookPort: number
   /** Whether the processes send traces to the collector. */
   readonly traced: boolean
+  /** Whether the git server asks for a token (user `x-access-token`). */
+  readonly privateRepository: boolean
 }
 
-export const demo: Options = { sites: 2, gateways: 2, crs: 1, views: 4, set: [], webhookPort: 0, traced: true }
+export const demo: Options = {
+  sites: 2,
+  gateways: 2,
+  crs: 1,
+  views: 4,
+  set: [],
+  webhookPort: 0,
+  traced: true,
+  privateRepository: false
+}
 
 export const namespace = "plant"
 const apiKeySecret = "gateway-api-key"
+const gitSecret = "git-token"
 const agentServiceAccount = "ignition"
 
 /** A gateway with its pod and agent. */
@@ -79,6 +103,8 @@ export class Plant extends Context.Service<
     readonly webhookUrl: string
     readonly bearer: Redacted.Redacted
     readonly hmacSecret: Redacted.Redacted
+    /** Every secret of the plant by its name, for tests that look for them where they must not be. */
+    readonly secrets: Readonly<Record<string, Redacted.Redacted>>
     readonly kubeconfigs: { readonly admin: string; readonly controller: string; readonly agent: string }
     readonly logFolder: string
     /** A second controller beside the first, for as long as the scope lives; returns at once. */
@@ -154,7 +180,7 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
     Effect.provideServiceEffect(NodeHttpClient.HttpAgent, NodeHttpClient.makeAgent({ keepAlive: true }))
   )
   const random = () => randomBytes(16).toString("hex")
-  const [bearer, hmacSecret, apiSecret] = [random(), random(), random()]
+  const [bearer, hmacSecret, apiSecret, gitToken] = [random(), random(), random(), random()]
   const telemetry = options.traced
     ? { OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: `${collector.url}/v1/traces`, OTEL_BSP_SCHEDULE_DELAY: "200" }
     : {}
@@ -165,6 +191,9 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
   }
   const repository = yield* gitServer.create("plant")
   yield* repository.commit({ files: DemoRepository.repository(shape, 0), message: "Lay out the plant" })
+  if (options.privateRepository) {
+    yield* repository.requireLogin(Option.some({ username: "x-access-token", password: Redacted.make(gitToken) }))
+  }
 
   yield* progress("rendering the chart and applying it")
   const rendered = yield* Chart.render([
@@ -191,10 +220,17 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
     [
       manifest("v1", "ServiceAccount", agentServiceAccount, {}),
       manifest("v1", "Secret", apiKeySecret, { stringData: { apiKey: `stoker:${apiSecret}` } }),
+      manifest("v1", "Secret", gitSecret, { stringData: { token: gitToken } }),
       ...gatewaySyncs.map((name) =>
         manifest(Names.apiVersion, "GatewaySync", name, {
           spec: {
-            git: { repo: repository.url, ref: "main" },
+            git: {
+              repo: repository.url,
+              ref: "main",
+              ...(options.privateRepository
+                ? { auth: { token: { secretRef: { name: gitSecret, key: "token" } } } }
+                : {})
+            },
             // Webhooks do the work; a poll of seconds would hide one that is lost.
             polling: { enabled: true, interval: "1h" },
             gateway: { api: { secretName: apiKeySecret } },
@@ -272,6 +308,7 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
       namespace,
       serviceAccountName: agentServiceAccount,
       apiKey: Redacted.make(`stoker:${apiSecret}`),
+      ...(options.privateRepository ? { gitToken: Redacted.make(gitToken) } : {}),
       env: telemetry,
       logFolder
     })
@@ -402,6 +439,12 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
     webhookUrl,
     bearer: Redacted.make(bearer),
     hmacSecret: Redacted.make(hmacSecret),
+    secrets: {
+      bearer: Redacted.make(bearer),
+      hmac: Redacted.make(hmacSecret),
+      "gateway API key": Redacted.make(apiSecret),
+      "git token": Redacted.make(gitToken)
+    },
     kubeconfigs,
     logFolder,
     startController: (name) => Effect.provideContext(runController(name, 0), context),
