@@ -3,7 +3,7 @@
  * are noted here.
  */
 import { NodeServices } from "@effect/platform-node"
-import { Clock, Context, Effect, FileSystem, Layer, Option, Redacted, Ref, Schedule, Schema } from "effect"
+import { Clock, Context, Effect, FileSystem, Layer, Ref, Schedule, Schema } from "effect"
 import { SecureRandom } from "effect/crypto"
 import { HttpClient, HttpClientRequest } from "effect/http"
 import { parse } from "yaml"
@@ -15,26 +15,11 @@ import { SharedRefs } from "../../src/controller/SharedRefs.ts"
 import { Stores } from "../../src/controller/Stores.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
-import { KubeConfig } from "../../src/kubernetes/KubeConfig.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
+import * as Connection from "../kubernetes/Connection.ts"
 import { Supervisor } from "../../src/telemetry/Supervisor.ts"
-
-/** As administrator. */
-export const kubeConfig = Layer.effect(
-  KubeConfig,
-  Effect.gen(function* () {
-    const { adminToken, caData, url } = yield* ControlPlane
-    return {
-      server: url,
-      namespace: "default",
-      tls: { ca: caData },
-      authorization: Effect.succeed(Option.some(Redacted.make(`Bearer ${Redacted.value(adminToken)}`))),
-      renew: Effect.void
-    }
-  })
-)
 
 /** Installs crds/ and waits until it is served. */
 export const definitions = Layer.effectDiscard(
@@ -110,7 +95,7 @@ export const controller = running.pipe(
 
 export const layer = controller.pipe(
   Layer.provideMerge(noted.pipe(Layer.provide(ApiClient.layer))),
-  Layer.provideMerge(kubeConfig),
+  Layer.provideMerge(Connection.kubeConfig),
   Layer.provideMerge(definitions),
   Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
 )
