@@ -120,7 +120,9 @@ const perform = Effect.fnUntraced(function* (journal: Journal.Apply) {
 /** A file, and the folders above that are empty without it; the top ones belong to Ignition and stay. */
 const removeWithFolders = Effect.fnUntraced(function* (path: string) {
   const volume = yield* Volume
-  yield* volume.remove(path)
+  // When an apply is completed later, something new may stand there already.
+  const [sight] = yield* volume.look([path])
+  if (sight?._tag === "File") yield* volume.remove(path)
   for (const folder of Changes.ancestors(path).toReversed()) {
     if (!folder.includes("/") || !(yield* volume.removeFolder(folder))) return
   }

@@ -60,7 +60,7 @@ export class Volume extends Context.Service<
     readonly removeFolder: (path: string) => Effect.Effect<boolean, VolumeError>
     /** With all that is in it. */
     readonly removeTree: (path: string) => Effect.Effect<void, VolumeError>
-    /** What happened to the names in this folder is on the disk when this returns. A folder that is gone needs nothing. */
+    /** What happened to the names in this folder is on the disk when this returns. What is no folder any more needs nothing. */
     readonly syncFolder: (folder: string) => Effect.Effect<void, VolumeError>
   }
 >()("stoker/agent/Volume") {
@@ -112,13 +112,14 @@ const make = (folder: string): (typeof Volume)["Service"] => {
     removeFolder: (path) =>
       run("delete folder", path, (absolute) =>
         unless(
-          ["ENOTEMPTY", "EEXIST", "ENOENT", "ENOTDIR"],
-          NodeFs.rmdir(absolute).then(() => true),
+          ["ENOTEMPTY", "EEXIST", "ENOTDIR"],
+          unless(["ENOENT"], NodeFs.rmdir(absolute), undefined).then(() => true),
           false
         )
       ),
     removeTree: (path) => run("delete", path, (absolute) => NodeFs.rm(absolute, { recursive: true, force: true })),
-    syncFolder: (path) => run("sync folder", path, (absolute) => unless(["ENOENT"], syncFolder(absolute), undefined))
+    syncFolder: (path) =>
+      run("sync folder", path, (absolute) => unless(["ENOENT", "ENOTDIR"], syncFolder(absolute), undefined))
   }
 }
 

@@ -1,0 +1,387 @@
+import { NodeServices } from "@effect/platform-node"
+import { assert, describe, layer } from "@effect/vitest"
+import { Effect, FileSystem, Option, Result, Schema } from "effect"
+import * as Apply from "../../src/agent/Apply.ts"
+import * as Inventory from "../../src/agent/Inventory.ts"
+import * as Journal from "../../src/agent/Journal.ts"
+import { Volume } from "../../src/agent/Volume.ts"
+import * as Site from "./Site.ts"
+
+const commit = (id: string, tree: Site.Tree, mappings?: Site.Commit["mappings"]): Site.Commit => ({
+  id,
+  tree,
+  mappings: mappings ?? [
+    { source: "projects", destination: "projects/" },
+    { source: "config", destination: "config" }
+  ]
+})
+
+/** A fresh data directory. */
+const folder = Effect.gen(function* () {
+  const fs = yield* FileSystem.FileSystem
+  return yield* fs.makeTempDirectoryScoped({ prefix: "stoker-apply-test-" })
+})
+
+const inventoryOf = (root: string) =>
+  Inventory.load.pipe(
+    Effect.map(Inventory.filesOf),
+    Effect.map((files) => Object.keys(files).sort()),
+    Effect.provide(Volume.layer(root))
+  )
+
+const start = (root: string, wanted: Site.Commit) => Effect.provide(Site.start(wanted), Volume.layer(root))
+
+layer(NodeServices.layer)("Apply", (it) => {
+  describe("writes", () => {
+    it.effect("what the commit has, and nothing else", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const tree = { "projects/a/project.json": "{}", "projects/a/x/view.json": "1", "config/c": "2", other: "3" }
+        yield* start(root, commit("one", tree))
+        const { other, ...expected } = tree
+        assert.deepStrictEqual(yield* Site.read(root), expected)
+        assert.strictEqual(other, "3")
+        assert.deepStrictEqual(yield* inventoryOf(root), Object.keys(expected).sort())
+      })
+    )
+
+    it.effect("only what differs, and leaves alone what is not ours", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const fs = yield* FileSystem.FileSystem
+        yield* Site.plant(root, { "config/local/uuid": "theirs", "projects/mine/project.json": "mine" })
+        yield* start(root, commit("one", { "config/a": "1", "config/b": "2" }))
+        const before = yield* fs.stat(`${root}/config/a`)
+        const changes = yield* start(root, commit("two", { "config/a": "1", "config/b": "3" }))
+        assert.deepStrictEqual(
+          changes.writes.map(({ path }) => path),
+          ["config/b"]
+        )
+        assert.deepStrictEqual((yield* fs.stat(`${root}/config/a`)).ino, before.ino)
+        assert.deepStrictEqual(yield* Site.read(root), {
+          "config/a": "1",
+          "config/b": "3",
+          "config/local/uuid": "theirs",
+          "projects/mine/project.json": "mine"
+        })
+      })
+    )
+
+    it.effect("describes after the data is there, and takes the description away first", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const tree = {
+          "projects/p/project.json": "{}",
+          "projects/p/v/resource.json": "{}",
+          "projects/p/v/view.json": "1",
+          "config/resources/core/config-mode.json": "{}"
+        }
+        const changes = yield* start(root, commit("one", tree))
+        assert.deepStrictEqual(
+          changes.writes.map(({ path }) => path),
+          [
+            "projects/p/v/view.json",
+            "projects/p/v/resource.json",
+            "config/resources/core/config-mode.json",
+            "projects/p/project.json"
+          ]
+        )
+        const gone = yield* start(root, commit("two", { "config/x": "1" }))
+        assert.deepStrictEqual(gone.deletes, [
+          "projects/p/project.json",
+          "config/resources/core/config-mode.json",
+          "projects/p/v/resource.json",
+          "projects/p/v/view.json"
+        ])
+        assert.deepStrictEqual(yield* Site.read(root), { "config/x": "1" })
+        const fs = yield* FileSystem.FileSystem
+        assert.isTrue(yield* fs.exists(`${root}/projects`))
+      })
+    )
+
+    it.effect("nothing when a file is only a Git LFS pointer", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+        const error = yield* Effect.flip(start(root, commit("one", { "config/a": "1", "config/icon.png": pointer })))
+        assert.match(error.message, /config\/icon\.png is a Git LFS pointer/)
+        assert.deepStrictEqual(yield* Site.read(root), {})
+        const fs = yield* FileSystem.FileSystem
+        assert.deepStrictEqual(yield* fs.readDirectory(`${root}/.stoker`), [])
+      })
+    )
+  })
+
+  describe("deletes", () => {
+    it.effect("nothing on a volume without an inventory", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* Site.plant(root, { "projects/old/project.json": "{}", "config/a": "other" })
+        yield* start(root, commit("one", { "config/a": "1" }))
+        assert.deepStrictEqual(yield* Site.read(root), { "projects/old/project.json": "{}", "config/a": "1" })
+      })
+    )
+
+    it.effect("folders that are empty without it, but not those on top", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* Site.plant(root, { "projects/p/theirs": "x" })
+        yield* start(root, commit("one", { "projects/p/a/b/c": "1", "config/x/y": "2", "config/z": "3" }))
+        yield* start(root, commit("two", { "config/z": "3" }))
+        assert.deepStrictEqual(yield* Site.read(root), { "projects/p/theirs": "x", "config/z": "3" })
+      })
+    )
+
+    it.effect("not through a link that somebody put in place of a folder", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const elsewhere = yield* folder
+        const fs = yield* FileSystem.FileSystem
+        yield* Site.plant(elsewhere, { a: "precious" })
+        yield* start(root, commit("one", { "config/x/a": "1", "config/z": "3" }))
+        yield* fs.remove(`${root}/config/x`, { recursive: true })
+        yield* fs.symlink(elsewhere, `${root}/config/x`)
+        yield* start(root, commit("two", { "config/z": "3" }))
+        assert.deepStrictEqual(yield* Site.read(elsewhere), { a: "precious" })
+        assert.match(
+          (yield* Effect.flip(start(root, commit("three", { "config/x/a": "2" })))).message,
+          /config\/x is no folder/
+        )
+      })
+    )
+  })
+
+  describe("changes shape", () => {
+    const cases: ReadonlyArray<readonly [string, Site.Tree, Site.Tree]> = [
+      ["a file becomes a folder", { "config/x": "1" }, { "config/x/y": "2" }],
+      ["a folder becomes a file", { "config/x/y": "1", "config/x/z/w": "1" }, { "config/x": "2" }],
+      ["a name changes its letter case", { "config/View/a": "1" }, { "config/view/a": "1" }],
+      ["a name is composed otherwise", { "config/\u00e4": "1" }, { "config/a\u0308": "1" }],
+      ["two files trade places", { "config/a": "1", "config/b": "2" }, { "config/a": "2", "config/b": "1" }],
+      ["a file of 255 bytes comes", { "config/a": "1" }, { [`config/${"b".repeat(255)}`]: "1" }]
+    ]
+    for (const [name, before, after] of cases) {
+      it.effect(name, () =>
+        Effect.gen(function* () {
+          const root = yield* folder
+          yield* start(root, commit("one", before))
+          yield* start(root, commit("two", after))
+          assert.deepStrictEqual(yield* Site.read(root), after)
+          assert.deepStrictEqual(yield* inventoryOf(root), Object.keys(after).sort())
+        })
+      )
+    }
+
+    it.effect("whichever step is the last before a kill", () =>
+      Effect.forEach(
+        cases,
+        ([name, before, after]) =>
+          Effect.gen(function* () {
+            for (let at = 1, killed = true; killed; at++) {
+              const root = yield* folder
+              yield* start(root, commit("one", before))
+              const { layer, steps } = Site.faulty(root, { at, how: "kill" })
+              yield* Effect.exit(Effect.provide(Site.start(commit("two", after)), layer))
+              killed = steps() >= at
+              yield* Effect.provide(Apply.recover, Volume.layer(root))
+              assert.deepInclude([before, after], yield* Site.read(root), `${name}, step ${at}`)
+              yield* start(root, commit("two", after))
+              assert.deepStrictEqual(yield* Site.read(root), after, `${name}, step ${at}`)
+            }
+          }),
+        { discard: true }
+      )
+    )
+
+    it.effect("a top folder becomes a file", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const mappings = [{ source: ".", destination: "." }]
+        yield* start(root, commit("one", { "x/y": "1" }, mappings))
+        yield* start(root, commit("two", { x: "2" }, mappings))
+        assert.deepStrictEqual(yield* Site.read(root), { x: "2" })
+      })
+    )
+
+    it.effect("but refuses a folder with an empty one of somebody else in it", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* start(root, commit("one", { "config/x/y": "1" }))
+        yield* Site.plant(root, { "config/x/theirs/": "" })
+        const error = yield* Effect.flip(start(root, commit("two", { "config/x": "2" })))
+        assert.match(error.message, /config\/x\/theirs/)
+        assert.deepStrictEqual(yield* Site.read(root), { "config/x/y": "1", "config/x/theirs/": "" })
+      })
+    )
+
+    const refused: ReadonlyArray<readonly [string, Site.Tree, Site.Tree, RegExp]> = [
+      [
+        "a folder with a foreign file",
+        { "config/x/theirs": "t" },
+        { "config/x": "1" },
+        /config\/x is a folder .*config\/x\/theirs/
+      ],
+      ["a foreign file in the way", { "config/x": "t" }, { "config/x/y": "1" }, /config\/x is no folder/]
+    ]
+    for (const [name, theirs, tree, expected] of refused) {
+      it.effect(`but refuses ${name}`, () =>
+        Effect.gen(function* () {
+          const root = yield* folder
+          yield* Site.plant(root, theirs)
+          const error = yield* Effect.flip(start(root, commit("one", { ...tree, "config/other": "2" })))
+          assert.match(error.message, expected)
+          assert.deepStrictEqual(yield* Site.read(root), theirs)
+        })
+      )
+    }
+  })
+
+  describe("compares with the disk", () => {
+    it.effect("and puts back what was changed or removed", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const fs = yield* FileSystem.FileSystem
+        const wanted = commit("one", { "config/a": "1", "config/b": "2", "config/c": "3" })
+        yield* start(root, wanted)
+        yield* Site.plant(root, { "config/a": "9" })
+        yield* fs.remove(`${root}/config/b`)
+        const changes = yield* start(root, wanted)
+        assert.deepStrictEqual(
+          changes.writes.map(({ path, isNew }) => [path, isNew]),
+          [
+            ["config/a", false],
+            ["config/b", true]
+          ]
+        )
+        assert.deepStrictEqual(yield* Site.read(root), wanted.tree)
+      })
+    )
+
+    it.effect("by its size too, where the time is the same", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const fs = yield* FileSystem.FileSystem
+        const wanted = commit("one", { "config/a": "1" })
+        yield* start(root, wanted)
+        const { modified } = (yield* Effect.map(Inventory.load, Inventory.filesOf).pipe(
+          Effect.provide(Volume.layer(root))
+        ))["config/a"]!
+        yield* Site.plant(root, { "config/a": "longer" })
+        yield* fs.utimes(`${root}/config/a`, modified / 1000, modified / 1000)
+        assert.lengthOf((yield* start(root, wanted)).writes, 1)
+      })
+    )
+
+    it.effect("but takes a resource that the gateway signed for the same", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const wanted = commit("one", { "config/r/resource.json": '{"scope":"A","attributes":{"enabled":true}}' })
+        yield* start(root, wanted)
+        const signed =
+          '{\n "attributes": {"lastModification": {"actor": "x"}, "lastModificationSignature": "f", "enabled": true}, "scope": "A"\n}'
+        yield* Site.plant(root, { "config/r/resource.json": signed })
+        assert.deepStrictEqual((yield* start(root, wanted)).writes, [])
+        yield* Site.plant(root, { "config/r/resource.json": signed.replace("true", "false") })
+        assert.lengthOf((yield* start(root, wanted)).writes, 1)
+      })
+    )
+  })
+
+  describe("recovers", () => {
+    it.effect("owes the scans of an interrupted apply", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const wanted = commit("one", { "projects/p/project.json": "{}", "config/a": "1" })
+        const { layer } = Site.faulty(root, { at: 7, how: "kill" })
+        yield* Effect.exit(Effect.provide(Site.start(wanted), layer))
+        yield* Effect.gen(function* () {
+          assert.isTrue(Option.exists(yield* Journal.load, ({ _tag }) => _tag === "Apply"))
+          assert.deepStrictEqual(yield* Apply.recover, { owed: ["projects", "config"], interrupted: true })
+          assert.deepStrictEqual(yield* Apply.recover, { owed: ["projects", "config"], interrupted: false })
+          yield* Journal.clear
+          assert.deepStrictEqual(yield* Apply.recover, { owed: [], interrupted: false })
+        }).pipe(Effect.provide(Volume.layer(root)))
+        assert.deepStrictEqual(yield* Site.read(root), wanted.tree)
+      })
+    )
+
+    const segment = Schema.Literals(["a", "b", "c"])
+    const leaf = Schema.Literals(["a", "b", "d.json", "resource.json", "project.json"])
+    const file = Schema.Struct({
+      top: Schema.Literals(["projects", "config"]),
+      folders: Schema.Array(segment).check(Schema.isMaxLength(2)),
+      leaf,
+      content: Schema.Literals(["1", "2", "333", ""])
+    })
+    const files = Schema.Array(file).check(Schema.isMaxLength(8))
+    const case_ = Schema.Struct({
+      before: files,
+      after: files,
+      foreign: files,
+      mapped: Schema.Literals(["plain", "moved", "overlaid"]),
+      at: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 40 })),
+      how: Schema.Literals(["kill", "tear", "full"])
+    })
+    const treeOf = (list: typeof files.Type): Site.Tree =>
+      Object.fromEntries(list.map(({ content, folders, leaf, top }) => [[top, ...folders, leaf].join("/"), content]))
+    const mappingsOf = (how: (typeof case_.Type)["mapped"]): Site.Commit["mappings"] => {
+      switch (how) {
+        case "plain":
+          return [
+            { source: "projects", destination: "projects/" },
+            { source: "config", destination: "config" }
+          ]
+        case "moved":
+          return [{ source: "projects", destination: "config/a" }]
+        case "overlaid":
+          return [
+            { source: "projects", destination: "config" },
+            { source: "config", destination: "config" }
+          ]
+      }
+    }
+    /** A folder and a file of one name cannot lie in one tree. */
+    const possible = (tree: Site.Tree) =>
+      Object.keys(tree).every((path) => !Object.keys(tree).some((other) => other.startsWith(`${path}/`)))
+
+    it.effect.prop(
+      "to the state before or after, wherever it was killed, and converges",
+      [case_],
+      ([{ after, at, before, foreign, how, mapped }]) =>
+        Effect.gen(function* () {
+          const root = yield* folder
+          const one: Site.Commit = { id: "one", tree: treeOf(before), mappings: mappingsOf("plain") }
+          const two: Site.Commit = { id: "two", tree: treeOf(after), mappings: mappingsOf(mapped) }
+          const theirs = Object.fromEntries(Object.entries(treeOf(foreign)).map(([path, text]) => [`${path}-f`, text]))
+          if (![one.tree, two.tree, theirs].every(possible)) return
+          yield* Site.plant(root, theirs)
+          // Refused, where a foreign file is in the way: then nothing may have happened at all.
+          const first = yield* Effect.result(start(root, one))
+          const start1 = yield* Site.read(root)
+          if (Result.isFailure(first)) return assert.deepStrictEqual(start1, theirs)
+
+          const { layer } = Site.faulty(root, { at, how })
+          const exit = yield* Effect.exit(Effect.provide(Site.start(two), layer))
+          yield* Effect.provide(Apply.recover, Volume.layer(root))
+          const mended = yield* Site.read(root)
+          const ours = Object.keys(mended).filter((path) => !Object.hasOwn(theirs, path))
+          assert.deepStrictEqual(yield* inventoryOf(root), ours.sort())
+          const second = yield* Effect.result(start(root, two))
+          const end = yield* Site.read(root)
+          if (Result.isFailure(second)) {
+            assert.deepStrictEqual([mended, end], [start1, start1], `refused: ${second.failure.message}`)
+            return
+          }
+          const plan = Result.getOrThrow(Site.plan(two, {}))
+          const expected = Object.fromEntries(
+            [...plan.files].map(([path, source]) => [path, two.tree[source.path]!] as const)
+          )
+          assert.deepStrictEqual(end, { ...theirs, ...expected })
+          assert.deepStrictEqual(yield* inventoryOf(root), [...plan.files.keys()].sort())
+          if (exit._tag === "Success") assert.deepStrictEqual(mended, end)
+          else assert.deepInclude([start1, end], mended)
+        }).pipe(Effect.scoped),
+      { arbitrary: { runs: 150 } }
+    )
+  })
+})
