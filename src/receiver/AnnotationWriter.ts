@@ -10,7 +10,19 @@
  * - A delivery that was taken over goes on when its sender hangs up.
  * - "There is no such GatewaySync" and "not for this GatewaySync" to a person were read live, never from the store alone.
  */
-import { DateTime, Deferred, Effect, Exit, FiberSet, Option, Result, Schema, Semaphore, type Tracer } from "effect"
+import {
+  Cause,
+  DateTime,
+  Deferred,
+  Effect,
+  Exit,
+  FiberSet,
+  Option,
+  Result,
+  Schema,
+  Semaphore,
+  type Tracer
+} from "effect"
 import { randomUUID } from "node:crypto"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import * as Names from "../api/Names.ts"
@@ -21,24 +33,13 @@ import * as Resource from "../kubernetes/Resource.ts"
 import type { Store, StoreNotReady } from "../kubernetes/Store.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 
-export const gatewaySyncs: Resource.Resource = {
-  group: Names.group,
-  version: Names.version,
-  plural: "gatewaysyncs",
-  kind: "GatewaySync"
-}
-
 /** The API server's object is no GatewaySync that we can read: its CRD is another. The message says which field. */
 export class Unreadable extends Schema.TaggedError<Unreadable>()("Unreadable", { message: Schema.String }) {}
 
-/** So many deliveries to one GatewaySync wait for its patch that one more is refused. Try again. */
-export class TooBusy extends Schema.TaggedError<TooBusy>()("TooBusy", {}) {
-  override get message(): string {
-    return `${mostWaiting} deliveries to this GatewaySync are waiting already`
-  }
-}
+/** It was not taken, for a cause of our own that passes. Try again. */
+export class NotTaken extends Schema.TaggedError<NotTaken>()("NotTaken", { message: Schema.String }) {}
 
-export type WriteError = ApiError | Unreadable | TooBusy | StoreNotReady
+export type WriteError = ApiError | Unreadable | NotTaken | StoreNotReady
 
 /** What became of a delivery. */
 export interface Outcome {
@@ -126,10 +127,15 @@ const needsLive = (decided: ReturnType<typeof decideAll>["decided"]): boolean =>
       outcome.decision._tag !== "Write" && waiting.deliveries.some(({ _tag }) => _tag === "Promotion")
   )
 
+const stopping = new NotTaken({ message: "the receiver is stopping" })
+
+const causeOf = (cause: Cause.Cause<WriteError>): Cause.Cause<WriteError> =>
+  Cause.hasInterruptsOnly(cause) ? Cause.fail(stopping) : cause
+
 /** A failed `test` is a 422 like any other. */
 const mayBeTest = ({ reason }: ApiError): boolean => reason._tag === "Invalid" && reason.status === 422
 
-/** Lives as long as the scope: deliveries that still wait when it ends are interrupted. */
+/** Lives as long as the scope: deliveries that still wait when it ends are not taken. */
 export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.GatewaySync>) {
   const client = yield* ApiClient
   const inFlight = yield* Semaphore.make(mostInFlight)
@@ -144,7 +150,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
       decode(object, { disableChecks: true }),
       (error) => new Unreadable({ message: `this GatewaySync cannot be read: ${error.message}` })
     )
-  const read = (ref: Resource.ObjectRef) => Effect.flatMap(client.get(gatewaySyncs, ref), readable)
+  const read = (ref: Resource.ObjectRef) => Effect.flatMap(client.get(Names.gatewaySyncs, ref), readable)
   const readLive = (ref: Resource.ObjectRef) => Effect.map(read(ref), (cr): Basis => ({ cr, live: true }))
 
   const patched = Effect.fnUntraced(function* (
@@ -164,7 +170,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
       if (Object.keys(patch).length === 0) return yield* Effect.as(answerAll, basis)
       const operations = RequestedRef.operations(target(basis.cr), patch)
       const result = yield* Effect.result(
-        client.jsonPatch(gatewaySyncs, ref, operations, { fieldManager: Names.managers.receiver })
+        client.jsonPatch(Names.gatewaySyncs, ref, operations, { fieldManager: Names.managers.receiver })
       )
       if (Result.isSuccess(result)) {
         yield* answerAll
@@ -213,7 +219,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
           Effect.onExit((exit) =>
             Exit.isSuccess(exit)
               ? Effect.void
-              : Effect.forEach(batch, ({ done }) => Deferred.failCause(done, exit.cause), { discard: true })
+              : Effect.forEach(batch, ({ done }) => Deferred.failCause(done, causeOf(exit.cause)), { discard: true })
           )
         )
       })
@@ -247,10 +253,12 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
       if (queue === undefined) {
         const fresh = [waiting]
         queues.set(key, fresh)
-        const giveUp = Effect.suspend(() => Effect.forEach(fresh, ({ done }) => Deferred.interrupt(done)))
+        const giveUp = Effect.suspend(() => Effect.forEach(fresh, ({ done }) => Deferred.fail(done, stopping)))
         start(Effect.onInterrupt(workOff(ref, fresh), () => giveUp))
       } else {
-        if (queue.length >= mostWaiting) return yield* new TooBusy()
+        if (queue.length >= mostWaiting) {
+          return yield* new NotTaken({ message: `${mostWaiting} deliveries wait for this GatewaySync already` })
+        }
         queue.push(waiting)
       }
       return yield* Deferred.await(done)

@@ -7,7 +7,7 @@
  * is persisted; what may succeed later is 503 with `Retry-After`, never 500.
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { ByteSize, Cause, Effect, Layer, Metric, Option } from "effect"
+import { ByteSize, Cause, Duration, Effect, Layer, Metric, Option } from "effect"
 import {
   HttpIncomingMessage,
   HttpMiddleware,
@@ -31,6 +31,9 @@ import type * as Reader from "./Reader.ts"
 
 /** Bytes of a body at most; a longer one is refused, never cut. */
 export const mostBytes = ByteSize.mebibytes(4)
+
+/** How long a sender waits for the API server, which is shorter than the forges' own patience is where they have any. */
+const longestWait = Duration.seconds(9)
 
 export const requests = Metric.counter("stoker_webhook_receiver_requests_total", {
   description: "Webhook requests by sender and status code.",
@@ -65,7 +68,7 @@ const notFound = refused(404, "there is no such GatewaySync: the path is /webhoo
 /** `synced: false`, since a Kargo step that waits for `synced` fails for good on an answer without it. */
 const tryAgain = (error: string, detail: string, seconds = 2): Answer => ({
   status: 503,
-  body: { error: `${error}; nothing is lost, send it again`, synced: false },
+  body: { error: `${error}; send it again`, synced: false },
   headers: { "retry-after": String(seconds) },
   detail
 })
@@ -76,8 +79,8 @@ const failed = (error: AnnotationWriter.WriteError): Answer => {
       return apiFailed(error)
     case "StoreNotReady":
       return tryAgain("the receiver is starting", error.message)
-    case "TooBusy":
-      return tryAgain("too many deliveries to this GatewaySync at once", error.message)
+    case "NotTaken":
+      return tryAgain(error.message, error.message)
     case "Unreadable":
       return tryAgain(error.message, error.message, 30)
   }
@@ -94,10 +97,21 @@ const apiFailed = (error: ApiError): Answer => {
   return tryAgain(why, error.message, wait)
 }
 
+/** A delivery that was handed over is written all the same: its repetition is harmless. */
+const soon = Effect.timeoutOrElse({
+  duration: longestWait,
+  orElse: () =>
+    Effect.fail(
+      new AnnotationWriter.NotTaken({
+        message: `the Kubernetes API server took longer than ${Duration.toSeconds(longestWait)} s`
+      })
+    )
+})
+
 /** What every authorised 2xx says of the gateways. */
-const progress = (cr: GatewaySync.GatewaySync, hold = false) => {
+const progress = (cr: GatewaySync.GatewaySync) => {
   const { gateways, paused, synced } = GatewaySync.progress(cr)
-  return { synced: synced && !hold, gateways, ...(paused ? { paused } : {}) }
+  return { synced, gateways, ...(paused ? { paused } : {}) }
 }
 
 const ignored = (sender: RequestedRef.Sender, reason: string, cr: GatewaySync.GatewaySync): Answer => ({
@@ -116,7 +130,7 @@ const decided = ({ patience, sender }: Reader.Request, outcome: AnnotationWriter
           accepted: true,
           ref: decision.ref,
           ...(decision.message === undefined ? {} : { message: decision.message }),
-          ...(decision.repeats ? progress(before) : progress(after, true))
+          ...progress(decision.repeats ? before : after)
         },
         sender,
         ref: decision.ref
@@ -209,7 +223,7 @@ export const layer = ({ store }: Options) =>
 
         if (ref === undefined) return notFound
         // A GET is read live: the store may not have yet what a POST has just written.
-        const cr = Option.isSome(known) && reading !== undefined ? known.value : yield* writer.read(ref)
+        const cr = Option.isSome(known) && reading !== undefined ? known.value : yield* soon(writer.read(ref))
         if (Option.isNone(known)) {
           // It came after the store's last look, and it may bring credentials of its own.
           const late = yield* ownCredentials(cr)
@@ -218,7 +232,7 @@ export const layer = ({ store }: Options) =>
         if (reading === undefined) return reported(cr)
         if (reading._tag === "Ignored") return ignored(reading.sender, reading.reason, cr)
         const span = yield* Effect.option(Effect.currentSpan)
-        return decided(reading, yield* writer.write(ref, reading.deliveries, span))
+        return decided(reading, yield* soon(writer.write(ref, reading.deliveries, span)))
       })
 
       const handle = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
@@ -232,6 +246,7 @@ export const layer = ({ store }: Options) =>
             )
           ),
           Effect.catch((error) => Effect.succeed(failed(error))),
+          Effect.onInterrupt(() => Effect.logInfo("webhook sender hung up before it was answered")),
           recover
         )
         yield* note(request, params, result)

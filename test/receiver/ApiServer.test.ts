@@ -5,12 +5,12 @@ import { Effect, Fiber, FileSystem, Layer, Logger, Option, Path, Redacted, Sched
 import { HttpClientRequest, HttpClientResponse } from "effect/http"
 import { parse } from "yaml"
 import * as GatewaySync from "../../src/api/GatewaySync.ts"
-import { request as keys } from "../../src/api/Names.ts"
+import { gatewaySyncs, request as keys } from "../../src/api/Names.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import { KubeConfig } from "../../src/kubernetes/KubeConfig.ts"
 import * as Reflector from "../../src/kubernetes/Reflector.ts"
 import * as Store from "../../src/kubernetes/Store.ts"
-import { gatewaySyncs } from "../../src/receiver/AnnotationWriter.ts"
+
 import { Authorizer } from "../../src/receiver/Authorizer.ts"
 import * as Receiver from "../../src/receiver/Receiver.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
@@ -105,7 +105,14 @@ const counting = (calls: Array<string>) =>
   )
 
 /** A replica of the receiver with a store that is kept by a watch, as in the controller. */
-const replica = (calls: Array<string> = [], account = "receiver") =>
+const replica = (
+  options: {
+    readonly calls?: Array<string>
+    /** Requested refs as its watch tells them. */
+    readonly seen?: Array<string | undefined>
+    readonly account?: string
+  } = {}
+) =>
   Layer.unwrap(
     Effect.gen(function* () {
       const writer = yield* Store.make<GatewaySync.GatewaySync>(gatewaySyncs)
@@ -113,7 +120,7 @@ const replica = (calls: Array<string> = [], account = "receiver") =>
         Reflector.run(
           writer,
           { resource: gatewaySyncs, schema: GatewaySync.GatewaySync, namespace: "plant" },
-          () => Effect.void
+          ({ after }) => Effect.sync(() => options.seen?.push(after?.metadata.annotations[keys.ref]))
         )
       )
       yield* writer.store.ready
@@ -121,14 +128,14 @@ const replica = (calls: Array<string> = [], account = "receiver") =>
     })
   ).pipe(
     Layer.provide(Authorizer.layerOf({})),
-    Layer.provide(counting(calls)),
+    Layer.provide(counting(options.calls ?? [])),
     Layer.provide(ApiClient.layer),
     Layer.provide(
       Layer.effect(
         KubeConfig,
         Effect.gen(function* () {
           const { caData, issueServiceAccountToken, url } = yield* ControlPlane
-          const { token } = yield* issueServiceAccountToken("plant", account)
+          const { token } = yield* issueServiceAccountToken("plant", options.account ?? "receiver")
           return {
             server: url,
             namespace: "plant",
@@ -147,20 +154,20 @@ layer(Plant, { excludeTestServices: true, timeout: "60 seconds" })("Receiver and
   it.effect("a delivery is one patch, and in etcd when it is answered", () =>
     Effect.gen(function* () {
       const calls: Array<string> = []
+      const seen: Array<string | undefined> = []
+      yield* gatewaySync("one")
       yield* Effect.gen(function* () {
-        yield* gatewaySync("one")
-        // Known to the store once its watch has brought it: until then a delivery is read live first.
-        const first = yield* post({ ref: "v1" }, path("one"))
-        assert.strictEqual(first.status, 202)
+        yield* post({ ref: "v1" }, path("one"))
         assert.strictEqual((yield* annotations("one"))[keys.ref], "v1")
-        yield* post({ ref: "v2" }, path("one")).pipe(
-          Effect.tap(() => Effect.sync(() => calls.splice(0))),
-          Effect.andThen(Effect.sleep("50 millis")),
-          Effect.andThen(post({ ref: "v3" }, path("one")))
+        // A delivery that comes before the watch has told of the last one is read live.
+        yield* Effect.sync(() => seen.includes("v1")).pipe(
+          Effect.repeat({ schedule: Schedule.spaced("2 millis"), until: (known) => known })
         )
+        calls.splice(0)
+        assert.strictEqual((yield* post({ ref: "v2" }, path("one"))).status, 202)
         assert.deepStrictEqual(calls, ["patch"])
-        assert.strictEqual((yield* annotations("one"))[keys.ref], "v3")
-      }).pipe(Effect.provide(replica(calls)))
+        assert.strictEqual((yield* annotations("one"))[keys.ref], "v2")
+      }).pipe(Effect.provide(replica({ calls, seen })))
     })
   )
 
@@ -174,7 +181,7 @@ layer(Plant, { excludeTestServices: true, timeout: "60 seconds" })("Receiver and
         assert.deepStrictEqual([...new Set(answers.map(({ status }) => status))], [202])
         assert.include(refs, (yield* annotations("busy"))[keys.ref])
         assert.isBelow(calls.filter((call) => call === "patch").length, 32)
-      }).pipe(Effect.provide(replica(calls)))
+      }).pipe(Effect.provide(replica({ calls })))
     })
   )
 
@@ -194,7 +201,7 @@ layer(Plant, { excludeTestServices: true, timeout: "60 seconds" })("Receiver and
         Effect.forEach(
           Array.from({ length: 15 }, (_, index) => from + index),
           release
-        ).pipe(Effect.provide(replica(calls)))
+        ).pipe(Effect.provide(replica({ calls })))
       const answers = (yield* Effect.all([half(0), half(15)], { concurrency: 2 })).flat()
       assert.deepStrictEqual([...new Set(answers.map(({ status }) => status))], [202])
       const remembered = JSON.parse((yield* annotations("shared"))[keys.deliveries]!) as ReadonlyArray<{ id: string }>
@@ -251,7 +258,7 @@ layer(Plant, { excludeTestServices: true, timeout: "60 seconds" })("Receiver and
       assert.strictEqual(answer.status, 503)
       assert.include(answer.body["error"], "patch on gatewaysyncs.stoker.io")
       assert.notProperty(yield* annotations("forbidden"), keys.ref)
-    }).pipe(Effect.provide(replica([], "reader")))
+    }).pipe(Effect.provide(replica({ account: "reader" })))
   )
 
   it.effect("the API server dies and comes back: 503 meanwhile, then 202", () =>

@@ -2,7 +2,7 @@
  * GatewaySyncs of an API server, in memory: `get` and `jsonPatch`, and what tests need to see
  * and to break. What the real one answers is tested in `ApiServer.test.ts`.
  */
-import { Context, Effect, Latch, Layer, Option, Schedule, Schema } from "effect"
+import { Context, Effect, Latch, Layer, Option, Schema } from "effect"
 import * as GatewaySync from "../../src/api/GatewaySync.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
@@ -64,12 +64,18 @@ export class MemoryApi extends Context.Service<
     readonly gate: Latch.Latch
     /** Waits until so many patches wait at the gate. */
     readonly atGate: (count: number) => Effect.Effect<void>
+    /** Waits until an annotation has a value. */
+    readonly says: (name: string, key: string, value: string) => Effect.Effect<void>
     /** Waits until the store was asked so often: every request asks once, and the writer once for a patch. */
     readonly lookedUp: (count: number) => Effect.Effect<void>
     /** The most patches of one object, and of all, that were ever in flight at once. */
     readonly inFlight: Effect.Effect<{ readonly one: number; readonly all: number }>
     /** Every call fails with it until it is none. */
     readonly fault: (reason: Option.Option<ApiErrors.Reason>) => Effect.Effect<void>
+    /** Every patch does. */
+    readonly refuse: (reason: Option.Option<ApiErrors.Reason>) => Effect.Effect<void>
+    /** The next patch is a defect. */
+    readonly breakOnce: Effect.Effect<void>
     readonly setReady: (ready: boolean) => Effect.Effect<void>
     /** Brings the store to the state of the API server; it lags until then. */
     readonly catchUp: Effect.Effect<void>
@@ -86,6 +92,8 @@ export class MemoryApi extends Context.Service<
       let version = 0
       let calls: Array<Call> = []
       let fault: Option.Option<ApiErrors.Reason> = Option.none()
+      let refusal: Option.Option<ApiErrors.Reason> = Option.none()
+      let broken = false
       const flying = new Map<string, number>()
       let waiting = 0
       let lookups = 0
@@ -107,10 +115,16 @@ export class MemoryApi extends Context.Service<
         }
       }
 
+      /** By the wall clock, also where tests hold the other one. */
       const until = (reached: () => boolean) =>
-        Effect.asVoid(
-          Effect.repeat(Effect.sync(reached), { schedule: Schedule.spaced("1 millis"), until: (yes) => yes })
-        )
+        Effect.callback<void>((resume) => {
+          const timer = setInterval(() => {
+            if (!reached()) return
+            clearInterval(timer)
+            resume(Effect.void)
+          }, 1)
+          return Effect.sync(() => clearInterval(timer))
+        })
 
       const unused = () => Effect.die("the receiver has no use for this")
       const client = ApiClient.of({
@@ -130,6 +144,11 @@ export class MemoryApi extends Context.Service<
             calls.push({ verb: "patch", key: at, operations: operations as ReadonlyArray<RequestedRef.Operation> })
             const found = objects.get(at)
             if (found === undefined) return notFound
+            if (Option.isSome(refusal)) return fail(refusal.value)
+            if (broken) {
+              broken = false
+              return Effect.die("broken")
+            }
             const patched = applied(found, operations as ReadonlyArray<RequestedRef.Operation>)
             if (patched === undefined) return fail(new ApiErrors.Invalid({ status: 422, message: "a test failed" }))
             patched.metadata.resourceVersion = `${++version}`
@@ -202,12 +221,21 @@ export class MemoryApi extends Context.Service<
         calls: Effect.sync(() => calls.splice(0)),
         gate,
         atGate: (count) => until(() => waiting >= count),
+        says: (name, annotation, value) =>
+          until(() => objects.get(key(name))?.metadata.annotations[annotation] === value),
         lookedUp: (count) => until(() => lookups >= count),
         inFlight: Effect.sync(() => most),
         fault: (reason) =>
           Effect.sync(() => {
             fault = reason
           }),
+        refuse: (reason) =>
+          Effect.sync(() => {
+            refusal = reason
+          }),
+        breakOnce: Effect.sync(() => {
+          broken = true
+        }),
         setReady: (next) =>
           Effect.sync(() => {
             ready = next

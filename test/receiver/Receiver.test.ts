@@ -1,18 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import {
-  type Context,
-  Effect,
-  Fiber,
-  Layer,
-  Logger,
-  Metric,
-  Option,
-  Redacted,
-  References,
-  Schedule,
-  Tracer
-} from "effect"
+import { type Context, Effect, Fiber, Layer, Logger, Metric, Option, Redacted, References, Tracer } from "effect"
 import { HttpServer } from "effect/http"
+import { TestClock } from "effect/testing"
 import { createHmac } from "node:crypto"
 import { request as keys } from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
@@ -612,6 +601,23 @@ describe("the API server is away", () => {
     )
   )
 
+  it.effect("the API server is slow: 503 after 9 s, and the delivery is written all the same", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.gate.close
+        const asked = yield* Effect.forkChild(post({ ref: "v2" }))
+        yield* api.atGate(1)
+        yield* TestClock.adjust("9 seconds")
+        const answer = yield* Fiber.join(asked)
+        assert.strictEqual(answer.status, 503)
+        assert.include(answer.body["error"], "longer than 9 s")
+        yield* api.gate.open
+        yield* api.says("site", keys.ref, "v2")
+      })
+    )
+  )
+
   it.live("the store is not ready: 503", () =>
     run(
       Effect.gen(function* () {
@@ -723,10 +729,7 @@ describe("at once", () => {
         yield* Fiber.interrupt(first)
         yield* Fiber.interrupt(second)
         yield* api.gate.open
-        const found = yield* annotations.pipe(
-          Effect.repeat({ schedule: Schedule.spaced("2 millis"), until: (now) => now[keys.ref] === "v1" })
-        )
-        assert.strictEqual(found[keys.ref], "v1")
+        yield* api.says("site", keys.ref, "v1")
         assert.strictEqual((yield* post({ ref: "v2" })).status, 202)
       })
     )
@@ -772,6 +775,31 @@ describe("seen from outside", () => {
         status: 202
       })
       assert.strictEqual((yield* annotations)[keys.traceparent], `00-${traceId}-${accept?.spanId}-01`)
+    }).pipe(Effect.provide(receiver()), Effect.provide(layer))
+  })
+
+  it.live("a patch of several deliveries goes on in the trace of the newest, and is linked to the others", () => {
+    const { layer, spans } = recording()
+    return Effect.gen(function* () {
+      const api = yield* MemoryApi
+      yield* api.put("site")
+      yield* api.gate.close
+      const first = yield* Effect.forkChild(post({ ref: "v0" }))
+      yield* api.atGate(1)
+      const second = yield* Effect.forkChild(post({ ref: "v1" }))
+      yield* api.lookedUp(3)
+      const third = yield* Effect.forkChild(post({ ref: "v2" }))
+      yield* api.lookedUp(4)
+      yield* api.gate.open
+      yield* Effect.all([Fiber.join(first), Fiber.join(second), Fiber.join(third)])
+      const accepts = spans.filter(({ name }) => name === "accept")
+      const merged = spans.filter(({ name }) => name === "patch").at(-1)
+      assert.strictEqual(Option.getOrUndefined(merged?.parent ?? Option.none())?.spanId, accepts[2]?.spanId)
+      assert.deepStrictEqual(
+        merged?.links.map(({ span }) => span.spanId),
+        [accepts[1]?.spanId]
+      )
+      assert.include((yield* annotations)[keys.traceparent], accepts[2]?.spanId)
     }).pipe(Effect.provide(receiver()), Effect.provide(layer))
   })
 
@@ -827,7 +855,8 @@ describe("seen from outside", () => {
       const answer = yield* Effect.gen(function* () {
         const fiber = yield* Effect.forkDetach(post({ ref: "v2" }))
         yield* api.atGate(1)
-        yield* Effect.forkDetach(Effect.andThen(Effect.sleep("20 millis"), api.gate.open))
+        // Later than the end of this block, which closes the server.
+        setImmediate(() => setImmediate(() => Effect.runFork(api.gate.open)))
         return fiber
       }).pipe(
         Effect.provide(

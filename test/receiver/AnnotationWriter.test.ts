@@ -1,0 +1,86 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber, Option, Scope } from "effect"
+import { request as keys } from "../../src/api/Names.ts"
+import type * as RequestedRef from "../../src/api/RequestedRef.ts"
+import type { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
+import * as AnnotationWriter from "../../src/receiver/AnnotationWriter.ts"
+import { MemoryApi } from "./MemoryApi.ts"
+
+const site = { namespace: "plant", name: "site" }
+const to = (ref: string): ReadonlyArray<RequestedRef.Delivery> => [{ _tag: "Promotion", by: "generic", ref, id: ref }]
+
+const run = <A, E>(
+  test: (writer: AnnotationWriter.AnnotationWriter) => Effect.Effect<A, E, MemoryApi | ApiClient | Scope.Scope>
+) =>
+  Effect.gen(function* () {
+    const api = yield* MemoryApi
+    yield* api.put("site")
+    return yield* test(yield* AnnotationWriter.make(api.store))
+  }).pipe(Effect.scoped, Effect.provide(MemoryApi.layer))
+
+describe("AnnotationWriter", () => {
+  it.live("what another replica wrote meanwhile is decided on anew, not overwritten", () =>
+    run((writer) =>
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* writer.write(site, to("a"), Option.none())
+        const other = yield* AnnotationWriter.make(api.store)
+        // The store has heard of neither.
+        yield* other.write(site, to("b"), Option.none())
+        yield* writer.write(site, to("c"), Option.none())
+        const found = yield* api.annotations("site")
+        assert.strictEqual(found[keys.ref], "c")
+        assert.deepStrictEqual(JSON.parse(found[keys.deliveries]!), [{ id: "a" }, { id: "b" }, { id: "c" }])
+      })
+    )
+  )
+
+  it.live("a patch that is refused for itself is not tried for ever", () =>
+    run((writer) =>
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.refuse(Option.some(new ApiErrors.Invalid({ status: 422, message: "too long" })))
+        const error = yield* Effect.flip(writer.write(site, to("a"), Option.none()))
+        assert.include(error.message, "too long")
+        const calls = yield* api.calls
+        assert.isAtMost(calls.length, 4)
+      })
+    )
+  )
+
+  it.live("when it ends, what waits is not taken, and says so", () =>
+    Effect.gen(function* () {
+      const api = yield* MemoryApi
+      yield* api.put("site")
+      yield* api.gate.close
+      const scope = yield* Scope.make()
+      const writer = yield* AnnotationWriter.make(api.store).pipe(Scope.provide(scope))
+      const flying = yield* Effect.forkChild(Effect.flip(writer.write(site, to("a"), Option.none())))
+      yield* api.atGate(1)
+      const waiting = yield* Effect.forkChild(Effect.flip(writer.write(site, to("b"), Option.none())))
+      yield* Effect.yieldNow
+      yield* Scope.close(scope, Exit.void)
+      assert.include((yield* Fiber.join(flying)).message, "stopping")
+      assert.include((yield* Fiber.join(waiting)).message, "stopping")
+    }).pipe(Effect.provide(MemoryApi.layer))
+  )
+
+  it.live("a defect fails its deliveries and no others", () =>
+    run((writer) =>
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.gate.close
+        yield* api.breakOnce
+        const first = yield* Effect.forkChild(Effect.exit(writer.write(site, to("a"), Option.none())))
+        yield* api.atGate(1)
+        const second = yield* Effect.forkChild(writer.write(site, to("b"), Option.none()))
+        yield* Effect.yieldNow
+        yield* api.gate.open
+        assert.isTrue(Exit.isFailure(yield* Fiber.join(first)))
+        assert.strictEqual((yield* Fiber.join(second)).decision._tag, "Write")
+        assert.strictEqual((yield* api.annotations("site"))[keys.ref], "b")
+      })
+    )
+  )
+})
