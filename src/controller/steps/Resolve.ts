@@ -99,7 +99,10 @@ export interface State {
 }
 
 const pollDueAt = ({ cr: { spec }, remembered: { asked } }: State): number =>
-  spec.polling.enabled ? asked.at + interval(spec.polling.interval) * (1 + asked.shift) : Number.POSITIVE_INFINITY
+  // Whole milliseconds: half of one can be slept for, but never seen to be over.
+  spec.polling.enabled
+    ? asked.at + Math.ceil(interval(spec.polling.interval) * (1 + asked.shift))
+    : Number.POSITIVE_INFINITY
 
 const currently = (attempts: Remembered["failed"], { remembered }: State) =>
   attempts?.mark === remembered.question.mark ? attempts : undefined

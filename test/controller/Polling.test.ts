@@ -1,0 +1,135 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Effect, Layer } from "effect"
+import { TestClock } from "effect/testing"
+import * as RequestedRef from "../../src/api/RequestedRef.ts"
+import * as Names from "../../src/api/Names.ts"
+import { Memory } from "../../src/controller/Memory.ts"
+import { SharedRefs } from "../../src/controller/SharedRefs.ts"
+import * as Resolve from "../../src/controller/steps/Resolve.ts"
+import { GitError } from "../../src/git/GitError.ts"
+import { RemoteRefs, type Request } from "../../src/git/RemoteRefs.ts"
+import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import { commit, gatewaySync, resolved } from "./fixtures.ts"
+
+/** A remote that counts who asks; `answer` may fail. */
+const remote = Effect.sync(() => {
+  const asked: Array<{ readonly ref: string; readonly at: number }> = []
+  let isDown = false
+  const resolve = Effect.fnUntraced(function* ({ ref, url }: Request) {
+    asked.push({ ref, at: yield* Clock.currentTimeMillis })
+    yield* Effect.sleep(20)
+    if (isDown) return yield* new GitError({ repository: url.display, reason: { _tag: "Refused", host: "git" } })
+    return { ref, kind: "branch" as const, commit }
+  })
+  return {
+    asked,
+    down: (value: boolean) => {
+      isDown = value
+    },
+    layer: SharedRefs.layerNoDeps.pipe(
+      Layer.provide(Layer.succeed(RemoteRefs, { resolve })),
+      Layer.merge(Memory.layer),
+      Layer.merge(Layer.mock(ApiClient, {}))
+    )
+  }
+})
+
+/** What the queue does with one GatewaySync that nothing happens to. */
+const follow = Effect.fnUntraced(function* (cr: ReturnType<typeof gatewaySync>) {
+  const inForce = RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref)
+  while (true) {
+    const { nextLook } = yield* Resolve.resolve(cr, inForce, cr.spec.git.repo)
+    yield* Effect.sleep(nextLook - (yield* Clock.currentTimeMillis))
+  }
+})
+
+const one = (index: number, options: Parameters<typeof gatewaySync>[0] = {}) =>
+  gatewaySync({ metadata: { uid: `uid-${index}`, name: `site-${index}` }, status: resolved, ...options })
+
+const seconds = (count: number) =>
+  Effect.forEach(Array.from({ length: count }), () => TestClock.adjust("1 second"), { discard: true })
+
+describe("Polling", () => {
+  it.effect("asks once an interval for a thousand GatewaySyncs of one remote, whenever each was made", () =>
+    Effect.gen(function* () {
+      const { asked, layer } = yield* remote
+      yield* Effect.gen(function* () {
+        for (let index = 0; index < 1000; index++) {
+          yield* Effect.forkScoped(follow(one(index)))
+          if (index % 20 === 0) yield* TestClock.adjust("1 second")
+        }
+        // The first round brings them together.
+        yield* seconds(120)
+        asked.length = 0
+        yield* seconds(600)
+      }).pipe(Effect.provide(layer))
+      assert.isAtLeast(asked.length, 9)
+      assert.isAtMost(asked.length, 11)
+    })
+  )
+
+  it.effect("gives each its own interval, and asks apart for another ref or repository", () =>
+    Effect.gen(function* () {
+      const { asked, layer } = yield* remote
+      yield* Effect.gen(function* () {
+        yield* Effect.forkScoped(follow(one(1)))
+        yield* Effect.forkScoped(
+          follow(
+            one(2, {
+              git: { ref: "slow" },
+              status: { ...resolved, lastSyncRef: "slow" },
+              spec: { polling: { interval: "5m" } }
+            })
+          )
+        )
+        yield* Effect.forkScoped(
+          follow(
+            one(3, {
+              git: { ref: "never" },
+              status: { ...resolved, lastSyncRef: "never" },
+              spec: { polling: { enabled: false } }
+            })
+          )
+        )
+        yield* seconds(630)
+      }).pipe(Effect.provide(layer))
+      const count = (ref: string) => asked.filter((ask) => ask.ref === ref).length
+      assert.include([10, 11], count("main"))
+      assert.strictEqual(count("slow"), 2)
+      assert.strictEqual(count("never"), 0)
+    })
+  )
+
+  it.effect("backs off while the remote fails, and polls again when it answers", () =>
+    Effect.gen(function* () {
+      const { asked, down, layer } = yield* remote
+      down(true)
+      yield* Effect.gen(function* () {
+        yield* Effect.forkScoped(follow(one(1)))
+        yield* seconds(1200)
+        down(false)
+        yield* seconds(600)
+      }).pipe(Effect.provide(layer))
+      const pauses = asked.slice(1).map(({ at }, index) => Math.round((at - asked[index]!.at) / 1000))
+      assert.deepStrictEqual(pauses.slice(0, 6), [30, 60, 120, 240, 300, 300])
+      assert.isTrue(pauses.slice(8).every((pause) => pause >= 57 && pause <= 63))
+    })
+  )
+
+  it.effect("tries a fresh request often for a minute, and asks again less and less", () =>
+    Effect.gen(function* () {
+      const { asked, down, layer } = yield* remote
+      down(true)
+      const annotations = { [Names.request.ref]: "v2", [Names.request.over]: "main", [Names.request.id]: "one" }
+      yield* Effect.gen(function* () {
+        yield* Effect.forkScoped(
+          follow(one(1, { metadata: { uid: "uid", name: "site", annotations }, spec: { polling: { enabled: false } } }))
+        )
+        yield* seconds(300)
+      }).pipe(Effect.provide(layer))
+      const at = asked.filter(({ ref }) => ref === "v2").map((ask) => Math.round(ask.at / 1000))
+      assert.deepStrictEqual(at.slice(0, 6), [0, 1, 3, 7, 12, 17])
+      assert.isAtMost(at.filter((second) => second > 62).length, 1)
+    })
+  )
+})
