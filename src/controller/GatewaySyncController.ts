@@ -92,8 +92,6 @@ const look = Effect.fnUntraced(function* (key: string, reason: string, bindsAgen
   const cr = found.value
   const requested = !RequestedRef.isHandled(cr.metadata.annotations, cr.status.lastHandledRequest)
   return yield* reconcile(cr, bindsAgents).pipe(
-    // Somebody wrote the annotations at the same time: what is there now will be looked at.
-    Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(undefined)),
     Effect.withSpan("reconcile", { attributes: { namespace, name, reason } }),
     requested ? Traceparent.continueFrom(cr.metadata.annotations[Names.request.traceparent]) : (effect) => effect,
     Effect.annotateLogs({ namespace, name })
@@ -187,10 +185,11 @@ const access = (cr: GatewaySync.GatewaySync, pods: Parameters<typeof AgentAccess
     )
   )
 
-/** A failed `test` of a JSON Patch: somebody wrote meanwhile, and the change that comes brings us back. */
+/** Somebody wrote meanwhile (a failed `test` of a JSON Patch), or it is gone: the change that comes brings us back. */
 const lookAgainOnConflict = <A, R>(patch: Effect.Effect<A, ApiError, R>) =>
   patch.pipe(
     Effect.asVoid,
+    Effect.catchReason("ApiError", "NotFound", () => Effect.void),
     Effect.catchReason("ApiError", "Invalid", (reason, error) =>
       reason.status === 422 ? Effect.void : Effect.fail(error)
     )
@@ -205,7 +204,11 @@ const applyStatus = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync, st
   const stores = yield* Stores
   const answer = yield* client
     .apply(Names.gatewaySyncs, cr.metadata, { status }, { ...Owned.write, subresource: "status" })
-    .pipe(Effect.withSpan("status"))
+    .pipe(
+      Effect.withSpan("status"),
+      // Deleted a moment ago.
+      Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(undefined))
+    )
   const written = decodeWritten(answer, { disableChecks: true })
   if (Option.isSome(written)) yield* stores.gatewaySyncs.acknowledge(written.value.metadata, written.value)
 })

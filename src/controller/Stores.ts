@@ -58,22 +58,30 @@ const make = Effect.gen(function* () {
     Effect.forEach(new Set(keys), (key) => queue.add(key, { reason }), { discard: true })
 
   /** All GatewaySyncs of a namespace: whose a pod is that names none depends on how many there are. */
-  const lookAtNamespace = (namespace: string, reason: string) =>
-    gatewaySyncs.store.by(byNamespace, namespace).pipe(
-      Effect.catchTag("StoreNotReady", () => Effect.succeed([])),
-      Effect.flatMap((all) =>
-        look(
-          all.map((cr) => Resource.key(cr.metadata)),
-          reason
-        )
+  const lookAtNamespace = Effect.fnUntraced(
+    function* (namespace: string, reason: string) {
+      const all = yield* gatewaySyncs.store.by(byNamespace, namespace)
+      yield* look(
+        all.map((cr) => Resource.key(cr.metadata)),
+        reason
       )
+    },
+    // The initial list looks at everything.
+    Effect.catchTag("StoreNotReady", () => Effect.void)
+  )
+
+  const hasUnnamedPods = (namespace: string) =>
+    pods.store.by(byNamespace, namespace).pipe(
+      Effect.map((unnamed) => unnamed.length > 0),
+      Effect.catchTag("StoreNotReady", () => Effect.succeed(false))
     )
 
   const onGatewaySync = ({ after, before, ref }: Store.Change<GatewaySync>) =>
     Effect.gen(function* () {
       if (after === undefined && before !== undefined) yield* memory.forget(before)
       if (after !== undefined) yield* memory.saw(after)
-      if (before === undefined || after === undefined) yield* lookAtNamespace(ref.namespace, "neighbour")
+      const isNeighbour = before === undefined || after === undefined
+      if (isNeighbour && (yield* hasUnnamedPods(ref.namespace))) yield* lookAtNamespace(ref.namespace, "neighbour")
       if (concerns(before, after)) yield* look([Resource.key(ref)], "gatewaysync")
     })
 
@@ -82,7 +90,8 @@ const make = Effect.gen(function* () {
       if (Equal.equals(before, after)) return
       const both = [before, after].filter((pod) => pod !== undefined)
       yield* look(both.flatMap(podKeys), "pod")
-      for (const pod of both) if (Pod.isUnnamed(pod)) yield* lookAtNamespace(pod.metadata.namespace, "pod")
+      const unnamed = both.find(Pod.isUnnamed)
+      if (unnamed !== undefined) yield* lookAtNamespace(unnamed.metadata.namespace, "pod")
     })
 
   const onMap = ({ after, before }: Store.Change<OwnedMap.OwnedMap>) =>

@@ -322,6 +322,41 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
     })
   )
 
+  it.effect("gives a pod that names no GatewaySync to the only one of its namespace", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("unnamed")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      const inject = { [Names.pod.inject]: "true" }
+      yield* plant.client.create(
+        Resource.pods,
+        "unnamed",
+        {
+          metadata: { name: "gateway-0", annotations: inject },
+          spec: { containers: [{ name: "gateway", image: "gateway" }] }
+        },
+        { fieldManager: "test" }
+      )
+      yield* plant.client.mergePatch(
+        Resource.pods,
+        plant.ref("gateway-0"),
+        { status: { phase: "Running" } },
+        { fieldManager: "test", subresource: "status" }
+      )
+      yield* plant.create("site", {})
+      const gateways = (cr: GatewaySync) => cr.status.discoveredGateways ?? []
+      const alone = yield* Cluster.until(plant.get("site"), (cr) => hasCommit(first)(cr) && gateways(cr).length === 1)
+      assert.strictEqual(gateways(alone)[0]?.syncStatus, "MissingSidecar")
+      assert.strictEqual(condition(alone, "AllGatewaysSynced")?.message, "0/1 synced (1 missing sidecar)")
+
+      yield* plant.create("other", {})
+      yield* Cluster.until(plant.get("site"), (cr) => gateways(cr).length === 0)
+      yield* plant.client.delete(Names.gatewaySyncs, plant.ref("other"))
+      yield* Cluster.until(plant.get("site"), (cr) => gateways(cr).length === 1)
+      yield* plant.client.delete(Resource.pods, plant.ref("gateway-0"))
+      yield* Cluster.until(plant.get("site"), (cr) => gateways(cr).length === 0)
+    })
+  )
+
   it.effect("resolves nothing while paused, and tells the agents", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("paused")

@@ -2,7 +2,7 @@
  * The two ConfigMaps between controller and agents: the metadata that we write as a whole, and the map of reports that
  * we only create and tidy.
  */
-import { Effect, Equal, Option, Schema } from "effect"
+import { Effect, Option, Schema } from "effect"
 import { createHash } from "node:crypto"
 import * as GatewaySync from "../../api/GatewaySync.ts"
 import * as Metadata from "../../api/Metadata.ts"
@@ -42,15 +42,15 @@ export const desired = (cr: GatewaySync.GatewaySync, { commit, ref }: Commit) =>
   )
 }
 
-/** Whether the map says all that already; the trace that led to it does not count. */
+/** Whether the map says all that already. The trace that led to it does not count, nor what others put beside it. */
 export const says = (
   map: OwnedMap.OwnedMap,
   cr: GatewaySync.GatewaySync,
   data: Readonly<Record<string, string>>
-): boolean => {
-  const { traceparent: _, ...said } = map.data
-  return OwnedMap.isOwnedBy(map, cr.metadata.uid) && Equal.equals(said, data)
-}
+): boolean =>
+  OwnedMap.isOwnedBy(map, cr.metadata.uid) &&
+  Object.entries(data).every(([key, value]) => map.data[key] === value) &&
+  map.data["allowMassDeletion"] === data["allowMassDeletion"]
 
 const Written = Schema.Struct({
   ...OwnedMap.OwnedMap.fields,
