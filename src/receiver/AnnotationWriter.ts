@@ -127,6 +127,17 @@ const needsLive = (decided: ReturnType<typeof decideAll>["decided"]): boolean =>
       outcome.decision._tag !== "Write" && waiting.deliveries.some(({ _tag }) => _tag === "Promotion")
   )
 
+/** In the trace of the newest delivery, which the patch hands on; the others are linked. */
+const traced = (ref: Resource.ObjectRef, writers: ReadonlyArray<{ readonly waiting: Waiting }>) => {
+  const spans = writers.flatMap(({ waiting }) => Option.toArray(waiting.span))
+  const parent = spans.at(-1)
+  return Effect.withSpan("patch", {
+    attributes: { namespace: ref.namespace, name: ref.name, deliveries: writers.length },
+    links: spans.slice(0, -1).map((span) => ({ span, attributes: {} })),
+    ...(parent === undefined ? {} : { parent })
+  })
+}
+
 const stopping = new NotTaken({ message: "the receiver is stopping" })
 
 const causeOf = (cause: Cause.Cause<WriteError>): Cause.Cause<WriteError> =>
@@ -148,7 +159,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     Effect.mapError(
       // Without the bounds: the API server has checked them, maybe by an older CRD.
       decode(object, { disableChecks: true }),
-      (error) => new Unreadable({ message: `this GatewaySync cannot be read: ${error.message}` })
+      (error) => new Unreadable({ message: `this GatewaySync cannot be read: ${error.message.slice(0, 500)}` })
     )
   const read = (ref: Resource.ObjectRef) => Effect.flatMap(client.get(Names.gatewaySyncs, ref), readable)
   const readLive = (ref: Resource.ObjectRef) => Effect.map(read(ref), (cr): Basis => ({ cr, live: true }))
@@ -169,9 +180,10 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
       const answerAll = Effect.forEach(decided, ({ outcome, waiting }) => Deferred.succeed(waiting.done, outcome))
       if (Object.keys(patch).length === 0) return yield* Effect.as(answerAll, basis)
       const operations = RequestedRef.operations(target(basis.cr), patch)
-      const result = yield* Effect.result(
-        client.jsonPatch(Names.gatewaySyncs, ref, operations, { fieldManager: Names.managers.receiver })
-      )
+      const writers = decided.filter(({ outcome }) => outcome.decision._tag === "Write")
+      const result = yield* client
+        .jsonPatch(Names.gatewaySyncs, ref, operations, { fieldManager: Names.managers.receiver })
+        .pipe(traced(ref, writers), Effect.result)
       if (Result.isSuccess(result)) {
         yield* answerAll
         return { cr: yield* readable(result.success), live: true }
@@ -196,17 +208,6 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
           })
         )
 
-  /** In the trace of the newest delivery, which the patch hands on; the others are linked. */
-  const traced = (ref: Resource.ObjectRef, batch: ReadonlyArray<Waiting>) => {
-    const spans = batch.flatMap(({ span }) => Option.toArray(span))
-    const parent = spans.at(-1)
-    return Effect.withSpan("patch", {
-      attributes: { namespace: ref.namespace, name: ref.name, deliveries: batch.length },
-      links: spans.slice(0, -1).map((span) => ({ span, attributes: {} })),
-      ...(parent === undefined ? {} : { parent })
-    })
-  }
-
   const workOff = Effect.fnUntraced(function* (ref: Resource.ObjectRef, queue: Array<Waiting>) {
     let last: Basis | undefined
     while (true) {
@@ -215,7 +216,6 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
         const batch = queue.splice(0)
         return basisOf(ref, last).pipe(
           Effect.flatMap((basis) => patched(ref, basis, batch)),
-          traced(ref, batch),
           Effect.onExit((exit) =>
             Exit.isSuccess(exit)
               ? Effect.void

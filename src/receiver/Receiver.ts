@@ -14,88 +14,28 @@ import {
   HttpRouter,
   HttpServer,
   type HttpServerError,
-  HttpServerRequest,
-  HttpServerResponse
+  type HttpServerRequest
 } from "effect/http"
 import { createServer } from "node:http"
-import * as GatewaySync from "../api/GatewaySync.ts"
-import * as RequestedRef from "../api/RequestedRef.ts"
-import type { ApiError } from "../kubernetes/ApiError.ts"
+import type * as GatewaySync from "../api/GatewaySync.ts"
 import type { Store } from "../kubernetes/Store.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import * as AnnotationWriter from "./AnnotationWriter.ts"
+import * as Answer from "./Answer.ts"
 import { Authorizer } from "./Authorizer.ts"
 import * as OwnCredentials from "./OwnCredentials.ts"
 import * as Payload from "./Payload.ts"
-import type * as Reader from "./Reader.ts"
 
 /** Bytes of a body at most; a longer one is refused, never cut. */
 export const mostBytes = ByteSize.mebibytes(4)
 
-/** How long a sender waits for the API server, which is shorter than the forges' own patience is where they have any. */
+/** How long a sender waits for the API server. GitHub, GitLab and Bitbucket hang up after 10 s, Argo CD never. */
 const longestWait = Duration.seconds(9)
 
 export const requests = Metric.counter("stoker_webhook_receiver_requests_total", {
   description: "Webhook requests by sender and status code.",
   incremental: true
 })
-
-/** What is said back, and what the log says of it. */
-interface Answer {
-  readonly status: 200 | 202 | 400 | 401 | 404 | 405 | 413 | 415 | 422 | 503
-  readonly body: Readonly<Record<string, unknown>>
-  readonly headers?: Readonly<Record<string, string>>
-  readonly sender?: RequestedRef.Sender
-  readonly ref?: string
-  /** For the log alone: more than the sender is told. */
-  readonly detail?: string
-}
-
-const refused = (status: Answer["status"], error: string, more: Partial<Answer> = {}): Answer => ({
-  status,
-  body: { error },
-  ...more
-})
-
-const unauthorized = refused(
-  401,
-  "no or wrong credentials: sign the body (X-Hub-Signature-256) or send the token (Authorization: Bearer …)",
-  { headers: { "www-authenticate": "Bearer" } }
-)
-
-const notFound = refused(404, "there is no such GatewaySync: the path is /webhook/{namespace}/{name}")
-
-/** `synced: false`, since a Kargo step that waits for `synced` fails for good on an answer without it. */
-const tryAgain = (error: string, detail: string, seconds = 2): Answer => ({
-  status: 503,
-  body: { error: `${error}; send it again`, synced: false },
-  headers: { "retry-after": String(seconds) },
-  detail
-})
-
-const failed = (error: AnnotationWriter.WriteError): Answer => {
-  switch (error._tag) {
-    case "ApiError":
-      return apiFailed(error)
-    case "StoreNotReady":
-      return tryAgain("the receiver is starting", error.message)
-    case "NotTaken":
-      return tryAgain(error.message, error.message)
-    case "Unreadable":
-      return tryAgain(error.message, error.message, 30)
-  }
-}
-
-const apiFailed = (error: ApiError): Answer => {
-  if (error.reason._tag === "NotFound") return notFound
-  const wait =
-    error.reason._tag === "TooManyRequests" ? Math.max(1, Math.ceil(error.reason.retryAfterMillis / 1000)) : 2
-  const why =
-    error.reason._tag === "Forbidden"
-      ? "Stoker may not write GatewaySyncs (RBAC: patch on gatewaysyncs.stoker.io)"
-      : `the Kubernetes API server did not take it (${error.reason._tag})`
-  return tryAgain(why, error.message, wait)
-}
 
 /** A delivery that was handed over is written all the same: its repetition is harmless. */
 const soon = Effect.timeoutOrElse({
@@ -108,75 +48,15 @@ const soon = Effect.timeoutOrElse({
     )
 })
 
-/** What every authorised 2xx says of the gateways. */
-const progress = (cr: GatewaySync.GatewaySync) => {
-  const { gateways, paused, synced } = GatewaySync.progress(cr)
-  return { synced, gateways, ...(paused ? { paused } : {}) }
-}
-
-const ignored = (sender: RequestedRef.Sender, reason: string, cr: GatewaySync.GatewaySync): Answer => ({
-  status: 200,
-  body: { accepted: false, reason, ...progress(cr) },
-  sender
-})
-
-const decided = ({ patience, sender }: Reader.Request, outcome: AnnotationWriter.Outcome): Answer => {
-  const { after, before, decision } = outcome
-  switch (decision._tag) {
-    case "Write":
-      return {
-        status: 202,
-        body: {
-          accepted: true,
-          ref: decision.ref,
-          ...(decision.message === undefined ? {} : { message: decision.message }),
-          ...progress(decision.repeats ? before : after)
-        },
-        sender,
-        ref: decision.ref
-      }
-    case "AlreadyHandled":
-      return patience === "forge"
-        ? { ...ignored(sender, decision.message, before), ref: decision.ref }
-        : {
-            status: 202,
-            body: { accepted: true, ref: decision.ref, message: decision.message, ...progress(before) },
-            sender,
-            ref: decision.ref
-          }
-    case "NotForUs":
-      return patience === "forge" ? ignored(sender, decision.reason, before) : refused(422, decision.reason, { sender })
-  }
-}
-
-const reported = (cr: GatewaySync.GatewaySync): Answer => {
-  const { ref } = RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref)
-  return {
-    status: 200,
-    body: {
-      ref,
-      commit: cr.status.lastSyncRef === ref ? (cr.status.lastSyncCommit ?? null) : null,
-      ...progress(cr),
-      conditions: cr.status.conditions ?? []
-    },
-    ref
-  }
-}
-
 /** What Kubernetes takes as a name; anything else in the path names no object, and never becomes part of a URL. */
 const isName = (text: string | undefined): text is string =>
   text !== undefined && text.length <= 253 && /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(text)
-
-const respond = ({ body, headers, status }: Answer): HttpServerResponse.HttpServerResponse =>
-  HttpServerResponse.jsonUnsafe(body, { status, ...(headers === undefined ? {} : { headers }) })
-
-const broken = tryAgain("the receiver has a fault", "a defect")
 
 /** Any cause as an answer. A client that hung up gets none. */
 const recover = Effect.catchCause((cause: Cause.Cause<never>) =>
   Cause.hasInterruptsOnly(cause)
     ? Effect.failCause(cause)
-    : Effect.as(Effect.logError("a webhook request failed in an unforeseen way", cause), broken)
+    : Effect.as(Effect.logError("a webhook request failed in an unforeseen way", cause), Answer.broken)
 )
 
 export interface Options {
@@ -194,9 +74,11 @@ export const layer = ({ store }: Options) =>
       const answer = Effect.fnUntraced(function* (
         request: HttpServerRequest.HttpServerRequest,
         params: Readonly<Record<string, string | undefined>>
-      ): Effect.fn.Return<Answer, AnnotationWriter.WriteError | HttpServerError.HttpServerError> {
+      ): Effect.fn.Return<Answer.Answer, AnnotationWriter.WriteError | HttpServerError.HttpServerError> {
         if (request.method !== "POST" && request.method !== "GET") {
-          return refused(405, `${request.method} is not for webhooks: use POST`, { headers: { allow: "GET, POST" } })
+          return Answer.refused(405, `${request.method} is not for webhooks: use POST`, {
+            headers: { allow: "GET, POST" }
+          })
         }
         const body = new Uint8Array(
           yield* Effect.provideService(request.arrayBuffer, HttpIncomingMessage.MaxBodySize, mostBytes)
@@ -206,87 +88,87 @@ export const layer = ({ store }: Options) =>
         const ref = isName(namespace) && isName(name) ? { namespace, name } : undefined
         const known = ref === undefined ? Option.none() : yield* store.get(ref)
         const own = Option.isSome(known) ? yield* ownCredentials(known.value) : undefined
-        if (!(yield* authorizer.isAuthorized(signed, own))) return unauthorized
+        if (!(yield* authorizer.isAuthorized(signed, own))) return Answer.unauthorized
 
         if (request.method === "GET" && body.length > 0) {
-          return refused(
+          return Answer.refused(
             400,
             "use POST: a GET with a body changes nothing (Argo CD and Kargo send GET unless told otherwise)"
           )
         }
         const encoding = request.headers["content-encoding"]
         if (encoding !== undefined && encoding !== "identity") {
-          return refused(415, `send the body as it is, without content-encoding ${encoding.slice(0, 32)}`)
+          return Answer.refused(415, `send the body as it is, without content-encoding ${encoding.slice(0, 32)}`)
         }
         const reading = request.method === "GET" ? undefined : Payload.read(request.headers, body)
-        if (reading?._tag === "Invalid") return refused(400, reading.message)
+        if (reading?._tag === "Invalid") return Answer.refused(400, reading.message)
 
-        if (ref === undefined) return notFound
+        if (ref === undefined) return Answer.notFound
         // A GET is read live: the store may not have yet what a POST has just written.
         const cr = Option.isSome(known) && reading !== undefined ? known.value : yield* soon(writer.read(ref))
         if (Option.isNone(known)) {
           // It came after the store's last look, and it may bring credentials of its own.
           const late = yield* ownCredentials(cr)
-          if (late !== undefined && !(yield* authorizer.isAuthorized(signed, late))) return unauthorized
+          if (late !== undefined && !(yield* authorizer.isAuthorized(signed, late))) return Answer.unauthorized
         }
-        if (reading === undefined) return reported(cr)
-        if (reading._tag === "Ignored") return ignored(reading.sender, reading.reason, cr)
+        if (reading === undefined) return Answer.reported(cr)
+        if (reading._tag === "Ignored") return Answer.ignored(reading.sender, reading.reason, cr)
         const span = yield* Effect.option(Effect.currentSpan)
-        return decided(reading, yield* soon(writer.write(ref, reading.deliveries, span)))
+        return Answer.decided(reading, yield* soon(writer.write(ref, reading.deliveries, span)))
       })
 
-      const handle = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
-        const params = yield* HttpRouter.params
+      const handle = Effect.fnUntraced(function* (
+        request: HttpServerRequest.HttpServerRequest,
+        params: Readonly<Record<string, string | undefined>>
+      ) {
         const result = yield* answer(request, params).pipe(
           Effect.catchTag("HttpServerError", ({ reason }) =>
             Effect.succeed(
               reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
-                ? refused(413, `the body is longer than ${ByteSize.format(mostBytes)}`)
-                : refused(400, "the body broke off")
+                ? Answer.refused(413, `the body is longer than ${ByteSize.format(mostBytes)}`)
+                : Answer.refused(400, "the body broke off")
             )
           ),
-          Effect.catch((error) => Effect.succeed(failed(error))),
+          Effect.catch((error) => Effect.succeed(Answer.failed(error))),
           Effect.onInterrupt(() => Effect.logInfo("webhook sender hung up before it was answered")),
           recover
         )
-        yield* note(request, params, result)
-        return respond(result)
+        yield* note(request, result)
+        return Answer.respond(result)
       })
 
       yield* router.add("*", "/webhook/:namespace/:name", (request) =>
-        handle(request).pipe(
-          Effect.withSpan("accept", {
-            kind: "server",
-            ...Option.match(Traceparent.parse(request.headers["traceparent"]), {
-              onNone: () => ({}),
-              onSome: (parent) => ({ parent })
-            })
+        Effect.flatMap(HttpRouter.params, (params) => {
+          const where = present({
+            namespace: isName(params["namespace"]) ? params["namespace"] : undefined,
+            name: isName(params["name"]) ? params["name"] : undefined,
+            delivery: Payload.deliveryId(request.headers)
           })
-        )
+          return handle(request, params).pipe(
+            Effect.annotateLogs(where),
+            Effect.withSpan("accept", {
+              kind: "server",
+              attributes: where,
+              ...Option.match(Traceparent.parse(request.headers["traceparent"]), {
+                onNone: () => ({}),
+                onSome: (parent) => ({ parent })
+              })
+            })
+          )
+        })
       )
     })
   )
 
+const present = (facts: Readonly<Record<string, unknown>>): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== undefined))
+
 /** One log line, one count, and what the span tells. */
-const note = Effect.fnUntraced(function* (
-  request: HttpServerRequest.HttpServerRequest,
-  params: Readonly<Record<string, string | undefined>>,
-  answer: Answer
-) {
+const note = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest, answer: Answer.Answer) {
   const sender = answer.sender ?? "unknown"
   yield* Metric.update(Metric.withAttributes(requests, { source: sender, status_code: String(answer.status) }), 1)
   const reason = answer.detail ?? answer.body["error"] ?? answer.body["reason"] ?? answer.body["message"]
-  const facts = Object.fromEntries(
-    Object.entries({
-      sender,
-      delivery: Payload.deliveryId(request.headers),
-      namespace: isName(params["namespace"]) ? params["namespace"] : undefined,
-      name: isName(params["name"]) ? params["name"] : undefined,
-      ref: answer.ref,
-      status: answer.status,
-      reason
-    }).filter(([, value]) => value !== undefined)
-  )
+  const facts = present({ sender, ref: answer.ref, status: answer.status, reason })
   yield* Effect.annotateCurrentSpan(facts)
   const outcome =
     request.method === "GET"
@@ -300,7 +182,9 @@ const note = Effect.fnUntraced(function* (
   yield* log(`webhook ${outcome}`).pipe(Effect.annotateLogs(facts))
 })
 
-const elsewhere = respond(refused(404, "nothing is here: webhooks go to POST /webhook/{namespace}/{name}"))
+const elsewhere = Answer.respond(
+  Answer.refused(404, "nothing is here: webhooks go to POST /webhook/{namespace}/{name}")
+)
 
 /**
  * A server with this route alone. When its layer closes, it takes no new connection and answers what it has begun.
@@ -314,7 +198,7 @@ export const serve = (options: Options & { readonly port: number; readonly host?
       HttpServer.serve(
         routes.pipe(
           Effect.catchTag("HttpServerError", () => Effect.succeed(elsewhere)),
-          Effect.catchCause((cause: Cause.Cause<never>) => Effect.map(recover(Effect.failCause(cause)), respond))
+          Effect.catchCause((cause: Cause.Cause<never>) => Effect.map(recover(Effect.failCause(cause)), Answer.respond))
         )
       )
     )
