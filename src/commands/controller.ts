@@ -4,7 +4,7 @@
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { Config, Deferred, Effect, Exit, Layer, Option, Schema } from "effect"
+import { Config, Deferred, Effect, Exit, Layer, Option } from "effect"
 import { Command, Flag } from "effect/cli"
 import { SecureRandom } from "effect/crypto"
 import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
@@ -26,27 +26,27 @@ import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Telemetry from "../telemetry/Telemetry.ts"
 import { version } from "../Version.ts"
 
-/** The command line does not say what to do. Correct it. */
-class BadAddress extends Schema.TaggedError<BadAddress>()("BadAddress", { flag: Schema.String, value: Schema.String }) {
-  override get message(): string {
-    return `--${this.flag}=${this.value} is no address: write :8081 or 127.0.0.1:8081 (port 0 takes a free one), or 0 for none`
-  }
-}
-
-interface Address {
+export interface Address {
   readonly host?: string
   readonly port: number
 }
 
-/** An address as Go programs take it; none for `0`. */
-export const parseAddress = (flag: string, value: string): Effect.Effect<Option.Option<Address>, BadAddress> => {
-  if (value === "0") return Effect.succeed(Option.none())
-  const match = /^(\[[0-9a-fA-F:.]+\]|[^:]*):(\d{1,5})$/.exec(value)
+/** An address as Go programs take it, `:8081` or `127.0.0.1:8081`; `0` is no address; none when it is neither. */
+export const parseAddress = (text: string): Option.Option<Address | "off"> => {
+  if (text === "0") return Option.some("off")
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:]*):(\d{1,5})$/.exec(text)
   const port = Number(match?.[2])
-  if (match === null || port > 65_535) return Effect.fail(new BadAddress({ flag, value }))
+  if (match === null || port > 65_535) return Option.none()
   const host = match[1]!.replace(/^\[|\]$/g, "")
-  return Effect.succeed(Option.some(host === "" ? { port } : { host, port }))
+  return Option.some(host === "" ? { port } : { host, port })
 }
+
+const address = (name: string, standard: string, what: string) =>
+  Flag.String(name).pipe(
+    Flag.withDescription(`Address of ${what}; port 0 takes a free one, 0 is none`),
+    Flag.withDefault(standard),
+    Flag.filterMap(parseAddress, () => `an address (${standard}, 127.0.0.1${standard}), or 0 for none`)
+  )
 
 /** Says where it listens: programs that gave port 0 read it from this line. */
 const listening = (what: string) =>
@@ -67,16 +67,15 @@ const serve = <E, R>(what: string, address: Address, routes: Layer.Layer<never, 
 
 interface Flags {
   readonly leaderElect: boolean
-  readonly healthProbeBindAddress: string
-  readonly metricsBindAddress: string
+  readonly healthProbeBindAddress: Address | "off"
+  readonly metricsBindAddress: Address | "off"
   readonly metricsSecure: boolean
   readonly webhookReceiverPort: number
 }
 
 /** Up in the order of the lines, down in the opposite one. */
 const main = Effect.fnUntraced(function* (flags: Flags) {
-  const probes = yield* parseAddress("health-probe-bind-address", flags.healthProbeBindAddress)
-  const metrics = yield* parseAddress("metrics-bind-address", flags.metricsBindAddress)
+  const { healthProbeBindAddress: probes, metricsBindAddress: metrics } = flags
   const { register, started } = yield* Health
   const { failed, supervise } = yield* Supervisor
 
@@ -86,13 +85,13 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
     "process",
     Effect.suspend(() => (phase === "running" ? Effect.void : Effect.fail(phase)))
   )
-  if (Option.isSome(probes)) yield* Layer.build(serve("probes", probes.value, Health.routes))
-  if (Option.isSome(metrics)) {
+  if (probes !== "off") yield* Layer.build(serve("probes", probes, Health.routes))
+  if (metrics !== "off") {
     if (flags.metricsSecure) {
       yield* Effect.logWarning(
         "metrics are not served: this version cannot yet ask callers for a token; --metrics-secure=false serves them in the clear"
       )
-    } else yield* Layer.build(serve("metrics", metrics.value, PrometheusMetrics.layerHttp()))
+    } else yield* Layer.build(serve("metrics", metrics, PrometheusMetrics.layerHttp()))
   }
 
   const context = yield* Layer.build(
@@ -165,8 +164,7 @@ const elected = Effect.fnUntraced(function* <A, E, R>(work: Effect.Effect<A, E, 
 
 const base = Layer.mergeAll(Health.layer, Supervisor.layer, ApiClient.layer).pipe(
   Layer.provideMerge(KubeConfig.layer),
-  Layer.provideMerge(NodeServices.layer),
-  Layer.provideMerge(Telemetry.layer({ service: "stoker-controller", version }))
+  Layer.provideMerge(NodeServices.layer)
 )
 
 const command = Command.make(
@@ -176,14 +174,8 @@ const command = Command.make(
       Flag.withDescription("Lead only with the Lease; needed with more than one replica"),
       Flag.withDefault(false)
     ),
-    healthProbeBindAddress: Flag.String("health-probe-bind-address").pipe(
-      Flag.withDescription("Address of /healthz and /readyz; 0 = none"),
-      Flag.withDefault(":8081")
-    ),
-    metricsBindAddress: Flag.String("metrics-bind-address").pipe(
-      Flag.withDescription("Address of /metrics; 0 = none"),
-      Flag.withDefault(":8443")
-    ),
+    healthProbeBindAddress: address("health-probe-bind-address", ":8081", "/healthz and /readyz"),
+    metricsBindAddress: address("metrics-bind-address", ":8443", "/metrics"),
     metricsSecure: Flag.Boolean("metrics-secure").pipe(
       Flag.withDescription("Metrics only over TLS and to callers with a token"),
       Flag.withDefault(true)
@@ -197,12 +189,19 @@ const command = Command.make(
       Flag.withDefault(9444)
     )
   },
-  (flags) => Effect.provide(main(flags), base)
+  (flags) =>
+    Effect.provide(main(flags), base).pipe(
+      Effect.tapError((error) => Effect.logFatal(error.message)),
+      Effect.tapDefect((defect) => Effect.logFatal("a defect ends this process", defect)),
+      Effect.provide(Telemetry.layer({ service: "stoker-controller", version }))
+    )
 ).pipe(Command.withDescription("Resolves refs, tells the agents, receives webhooks"))
 
 export const run = (args: ReadonlyArray<string>): void =>
   Command.runWith(command, { version })(args).pipe(Effect.provide(NodeServices.layer), (program) =>
     NodeRuntime.runMain(program, {
+      // What ends us was logged, in the form of the other lines.
+      disableErrorReporting: true,
       // SIGTERM is how Kubernetes asks for a clean stop.
       teardown: (exit, onExit) => onExit(Exit.isSuccess(exit) || Exit.hasInterrupts(exit) ? 0 : 1)
     })
