@@ -123,38 +123,62 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
 
   const problems = Profile.problems(cr.spec.sync.defaults, cr.spec.sync.profiles)
   const { maps, pods } = yield* belongings(cr)
-  yield* Maps.ensureStatus(cr, maps.status)
-  const accessProblem = bindsAgents ? yield* access(cr, pods) : undefined
+  const prepared = yield* attempt(Maps.ensureStatus(cr, maps.status))
+  const granted = bindsAgents ? yield* attempt(AgentAccess.apply(cr, pods)) : nothing
 
-  const resolution = cr.spec.paused
-    ? Resolve.paused(cr, maps.metadata?.data["gitURL"])
-    : yield* Resolve.resolve(cr, inForce, maps.metadata?.data["gitURL"])
+  const knownUrl = maps.metadata?.data["gitURL"]
+  const resolution = cr.spec.paused ? Resolve.paused(cr, knownUrl) : yield* Resolve.resolve(cr, inForce, knownUrl)
 
   const { commit } = resolution
-  const metadata =
-    commit === undefined || problems.length > 0 ? undefined : yield* Maps.applyMetadata(cr, maps.metadata, commit)
-  const revision = metadata?.revision ?? maps.metadata?.data["revision"]
+  const told =
+    commit === undefined || problems.length > 0
+      ? nothing
+      : yield* attempt(Maps.applyMetadata(cr, maps.metadata, commit))
+  const revision = told.value?.revision ?? maps.metadata?.data["revision"]
+  const failure = [prepared, granted, told].find(({ error }) => error !== undefined)?.error
 
-  const reports = maps.status?.data ?? {}
   const gateways = Discovery.discover({
     pods,
-    reports,
+    reports: maps.status?.data ?? {},
     wanted: commit === undefined || revision === undefined ? undefined : { commit: commit.commit, revision }
   })
   const now = yield* DateTime.now
   yield* applyStatus(
     cr,
-    Summary.status({ cr, inForce, resolution, problems, gateways, accessProblem, now: Time.format(now) })
+    Summary.status({
+      cr,
+      inForce,
+      // What was resolved is not answered before the agents are told.
+      resolution: { ...resolution, handled: resolution.handled && told.error === undefined },
+      problems,
+      gateways,
+      failure: failure?.message,
+      now: Time.format(now)
+    })
   )
+  if (failure !== undefined) return yield* failure
 
-  const caughtUp = inForce.fate === "caughtUp" && commit?.ref === cr.spec.git.ref
-  if (caughtUp) yield* lookAgainOnConflict(Request.remove(cr))
+  if (inForce.fate === "caughtUp" && commit?.ref === cr.spec.git.ref) yield* lookAgainOnConflict(Request.remove(cr))
   if (maps.status !== undefined) yield* Maps.tidyStatus(cr, maps.status, pods)
 
   return Number.isFinite(resolution.nextLook)
     ? Duration.millis(Math.max(0, resolution.nextLook - (yield* Clock.currentTimeMillis)))
     : undefined
 })
+
+/** What a step that writes came to. A refusal keeps nobody from resolving, and the status says it. */
+interface Attempt<A> {
+  readonly value: A | undefined
+  readonly error: ApiError | undefined
+}
+
+const nothing: Attempt<never> = { value: undefined, error: undefined }
+
+const attempt = <A, R>(step: Effect.Effect<A, ApiError, R>): Effect.Effect<Attempt<A>, never, R> =>
+  Effect.match(step, {
+    onSuccess: (value) => ({ value, error: undefined }),
+    onFailure: (error) => ({ value: undefined, error })
+  })
 
 /** The pods and maps of a GatewaySync. A pod that names none belongs to the only one of its namespace. */
 const belongings = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync) {
@@ -172,18 +196,6 @@ const belongings = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync) {
     }
   }
 })
-
-/** Rights that cannot be written keep nobody from resolving; the status says it, and the next reconcile tries again. */
-const access = (cr: GatewaySync.GatewaySync, pods: Parameters<typeof AgentAccess.apply>[1]) =>
-  AgentAccess.apply(cr, pods).pipe(
-    Effect.as(undefined),
-    Effect.catchReason("ApiError", "Forbidden", (reason) =>
-      Effect.as(
-        Effect.logError("the rights of the agents cannot be written", reason.message),
-        `the rights of the agents cannot be written: ${reason.message}; give Stoker's ServiceAccount every rule of the chart`
-      )
-    )
-  )
 
 /** Somebody wrote meanwhile (a failed `test` of a JSON Patch), or it is gone: the change that comes brings us back. */
 const lookAgainOnConflict = <A, R>(patch: Effect.Effect<A, ApiError, R>) =>

@@ -1,11 +1,12 @@
 import { assert, layer } from "@effect/vitest"
-import { Effect, Option, Redacted } from "effect"
+import { Effect, Fiber, Option, Redacted } from "effect"
 import * as Conditions from "../../src/api/Conditions.ts"
 import type { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
+import { Supervisor } from "../../src/telemetry/Supervisor.ts"
 import * as Cluster from "./Cluster.ts"
 
 const condition = (cr: GatewaySync, type: Conditions.Type) => Conditions.get(cr.status.conditions ?? [], type)
@@ -396,6 +397,25 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       yield* plant.annotate("site", push({ id: "one" }))
       const cr = yield* Cluster.until(plant.get("site"), hasCommit(first))
       assert.notInclude(JSON.stringify(cr), "the-token")
+    })
+  )
+
+  it.effect("goes on when one of its fibers is killed, with what came meanwhile", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("killed")
+      const { fibers } = yield* Supervisor
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      for (const name of ["reflector gatewaysyncs", "controller"]) {
+        const fiber = (yield* fibers).get(name)
+        assert.isDefined(fiber)
+        const commit = yield* plant.repository.commit({ files: { a: name } })
+        yield* Fiber.interrupt(fiber)
+        yield* plant.annotate("site", push({ id: name }))
+        yield* Cluster.until(plant.get("site"), hasCommit(commit))
+        assert.notStrictEqual((yield* fibers).get(name), fiber)
+      }
     })
   )
 

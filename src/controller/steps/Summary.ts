@@ -16,8 +16,8 @@ export interface Findings {
   /** What is wrong with the profiles. */
   readonly problems: ReadonlyArray<string>
   readonly gateways: ReadonlyArray<DiscoveredGateway>
-  /** Why the agents' rights could not be written. */
-  readonly accessProblem: string | undefined
+  /** Why something could not be written. */
+  readonly failure: string | undefined
   /** RFC 3339. */
   readonly now: string
 }
@@ -124,7 +124,7 @@ const refSkew = ({ cr, inForce, resolution }: Findings): Finding => {
   return { type: "RefSkew", status: "False", reason: "RemoteAgrees", message: "spec and remote agree" }
 }
 
-const ready = ({ accessProblem, cr }: Findings, others: ReadonlyArray<Finding>): Finding => {
+const ready = ({ failure, cr }: Findings, others: ReadonlyArray<Finding>): Finding => {
   if (cr.spec.paused) {
     return { type: "Ready", status: "False", reason: "Paused", message: "paused by spec.paused" }
   }
@@ -132,8 +132,8 @@ const ready = ({ accessProblem, cr }: Findings, others: ReadonlyArray<Finding>):
     .map((type) => others.find((finding) => finding.type === type))
     .find((finding) => finding?.status !== "True")
   const isReady = others.filter(({ status, type }) => status === "True" && needed.has(type)).length === needed.size
-  if (accessProblem !== undefined) {
-    return { type: "Ready", status: "False", reason: "Reconciling", message: accessProblem }
+  if (failure !== undefined) {
+    return { type: "Ready", status: "False", reason: "Reconciling", message: failure }
   }
   return isReady
     ? { type: "Ready", status: "True", reason: "SyncSucceeded", message: "All gateways synced" }

@@ -14,7 +14,7 @@ const gateway = (syncStatus: SyncStatus, podName = "gateway-0"): DiscoveredGatew
   syncStatus
 })
 const finding: Conditions.Finding = { type: "RefResolved", status: "True", reason: "RefResolved", message: commit }
-const failure: Conditions.Finding = {
+const unresolved: Conditions.Finding = {
   type: "RefResolved",
   status: "False",
   reason: "RefResolutionFailed",
@@ -29,7 +29,7 @@ const findings = (
   inForce: RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref),
   problems: [],
   gateways: [gateway("Synced")],
-  accessProblem: undefined,
+  failure: undefined,
   now: "2026-02-02T00:00:00Z",
   ...rest,
   resolution: {
@@ -64,7 +64,7 @@ describe("Summary", () => {
       "Reconciling",
       "1/2 synced (1 missing sidecar)"
     ],
-    ["the ref does not resolve", findings(undefined, { resolution: { finding: failure } }), "Reconciling", "no"],
+    ["the ref does not resolve", findings(undefined, { resolution: { finding: unresolved } }), "Reconciling", "no"],
     [
       "nothing resolved yet",
       findings(undefined, { resolution: { finding: undefined, commit: undefined } }),
@@ -72,7 +72,7 @@ describe("Summary", () => {
       "nothing resolved yet"
     ],
     ["a profile is wrong", findings(undefined, { problems: ["this", "that"] }), "Reconciling", "this; that"],
-    ["the rights cannot be written", findings(undefined, { accessProblem: "forbidden" }), "Reconciling", "forbidden"],
+    ["something cannot be written", findings(undefined, { failure: "forbidden" }), "Reconciling", "forbidden"],
     ["it is paused", findings(gatewaySync({ spec: { paused: true } })), "Paused", "paused by spec.paused"]
   ]
   for (const [when, given, reason, message] of notReady) {
@@ -114,7 +114,7 @@ describe("Summary", () => {
     assert.deepStrictEqual(condition("RefResolved", given), ["True", "RefResolved", commit])
     const failed = {
       ...resolved,
-      conditions: [{ ...failure, lastTransitionTime: "2026-01-01T00:00:00Z" }]
+      conditions: [{ ...unresolved, lastTransitionTime: "2026-01-01T00:00:00Z" }]
     }
     const kept = findings(gatewaySync({ status: failed }), { resolution: { finding: undefined } })
     assert.deepStrictEqual(condition("RefResolved", kept), ["False", "RefResolutionFailed", "no"])
@@ -156,7 +156,7 @@ describe("Summary", () => {
   it("keeps the last commit when nothing resolves", () => {
     const status = Summary.status(
       findings(gatewaySync({ status: resolved }), {
-        resolution: { commit: undefined, finding: failure, handled: false }
+        resolution: { commit: undefined, finding: unresolved, handled: false }
       })
     )
     assert.deepInclude(status, { lastSyncCommit: commit, lastSyncRef: "main", refResolutionStatus: "Error" })
