@@ -87,6 +87,8 @@ export const interactive = Effect.gen(function* () {
   const collector = yield* TraceCollector
   const terminal = yield* Terminal.Terminal
   const note = yield* Ref.make("")
+  /** Where the terminal is too low for both, `c` turns from the plant to the commands and back. */
+  const turned = yield* Ref.make(false)
   const revision = yield* Ref.make(0)
   const cr = plant.gatewaySyncs[0]!
 
@@ -95,8 +97,8 @@ export const interactive = Effect.gen(function* () {
     const gateways = yield* gatewayLines(plant, crs)
     const latest = deliveries(yield* collector.spans, 2)
     const now = yield* Clock.currentTimeMillis
-    const lines = [
-      bold("Stoker sandbox") + dim("   p push a change   r publish a release   q quit"),
+    const heading = bold("Stoker sandbox") + dim("   p push a change   r publish a release   q quit")
+    const state = [
       "",
       bold("Gateways"),
       ...gateways
@@ -113,10 +115,23 @@ export const interactive = Effect.gen(function* () {
       "",
       bold("Latest deliveries"),
       ...(latest.length === 0 ? [dim("  none yet: press p")] : []),
-      ...latest.flatMap((one) => [`  ${one.what} ${dim(ago(now, one.startMs))}`, Waterfall.render(one.rows, 40)]),
+      ...latest.flatMap((one) => [
+        `  ${one.what} ${dim(ago(now, one.startMs))}`,
+        ...Waterfall.render(one.rows, 40).split("\n")
+      ])
+    ]
+    const paste = [
       "",
       bold("To paste into another terminal"),
-      ...commands(plant).flatMap(([what, command]) => [dim(`  # ${what}`), `  ${command}`]),
+      ...commands(plant).flatMap(([what, command]) => [dim(`  # ${what}`), `  ${command}`])
+    ]
+    const [columns, rows] = yield* Effect.all([terminal.columns, terminal.rows])
+    const height = (some: ReadonlyArray<string>) =>
+      some.reduce((sum, text) => sum + Math.max(1, Math.ceil(text.length / Math.max(1, columns))), 0)
+    const fits = height([...state, ...paste]) + 4 <= rows
+    const lines = [
+      heading + (fits ? "" : dim("   c commands to paste, and back")),
+      ...(fits ? [...state, ...paste] : (yield* Ref.get(turned)) ? paste : state),
       "",
       yield* Ref.get(note)
     ]
@@ -172,6 +187,7 @@ export const interactive = Effect.gen(function* () {
       if (key.name === "q" || (key.ctrl && key.name === "c")) return
       if (key.name === "p") yield* push
       if (key.name === "r") yield* release
+      if (key.name === "c") yield* Ref.update(turned, (now) => !now)
     }
   }).pipe(Effect.catch(() => Effect.void))
 
