@@ -13,6 +13,7 @@ import { createServer } from "node:http"
 import * as Names from "../api/Names.ts"
 import { GatewaySyncController } from "../controller/GatewaySyncController.ts"
 import { Memory } from "../controller/Memory.ts"
+import { Metrics } from "../controller/Metrics.ts"
 import { SharedRefs } from "../controller/SharedRefs.ts"
 import { Stores } from "../controller/Stores.ts"
 import { GitCommand } from "../git/GitCommand.ts"
@@ -97,7 +98,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
   const context = yield* Layer.build(
     Layer.provideMerge(
       GatewaySyncController.layer,
-      Layer.mergeAll(Stores.layer, SharedRefs.layer, SecureRandom.layerWebCrypto)
+      Layer.mergeAll(Stores.layer, SharedRefs.layer, Metrics.layer, SecureRandom.layerWebCrypto)
     ).pipe(Layer.provideMerge(Memory.layer), Layer.provide(GitCommand.layer))
   )
   yield* Effect.gen(function* () {

@@ -4,7 +4,7 @@
  * Level-based: a key says only "look again"; everything is read from the stores. What a reconcile writes is compared with
  * what the stores show, so a plant that does not change costs no write.
  */
-import { Cause, Clock, Config, Context, DateTime, Duration, Effect, Equal, Layer, Option, Schema } from "effect"
+import { Cause, Clock, Config, Context, DateTime, Duration, Effect, Equal, Exit, Layer, Option, Schema } from "effect"
 import { SecureRandom } from "effect/crypto"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import * as Names from "../api/Names.ts"
@@ -18,6 +18,7 @@ import type { StoreNotReady } from "../kubernetes/Store.ts"
 import type { Job } from "../kubernetes/WorkQueue.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import { Memory } from "./Memory.ts"
+import { Metrics } from "./Metrics.ts"
 import { SharedRefs } from "./SharedRefs.ts"
 import { byGatewaySync, byNamespace, Stores } from "./Stores.ts"
 import * as AgentAccess from "./steps/AgentAccess.ts"
@@ -36,7 +37,7 @@ export const concurrency = 8
 /** How long running reconciles may take to finish when the controller stops. */
 export const drain = Duration.seconds(30)
 
-type Needs = ApiClient | Memory | SecureRandom.SecureRandom | SharedRefs | Stores
+type Needs = ApiClient | Memory | Metrics | SecureRandom.SecureRandom | SharedRefs | Stores
 
 export class GatewaySyncController extends Context.Service<
   GatewaySyncController,
@@ -86,16 +87,25 @@ export const retry = (
 
 const look = Effect.fnUntraced(function* (key: string, reason: string, bindsAgents: boolean) {
   const { gatewaySyncs } = yield* Stores
+  const metrics = yield* Metrics
   const [namespace = "", name = ""] = key.split("/")
-  const found = yield* gatewaySyncs.store.get({ namespace, name })
-  if (Option.isNone(found)) return undefined
+  const ref = { namespace, name }
+  const found = yield* gatewaySyncs.store.get(ref)
+  if (Option.isNone(found)) {
+    yield* metrics.forget(ref)
+    return undefined
+  }
   const cr = found.value
   const requested = !RequestedRef.isHandled(cr.metadata.annotations, cr.status.lastHandledRequest)
-  return yield* reconcile(cr, bindsAgents).pipe(
+  const [took, exit] = yield* reconcile(cr, bindsAgents).pipe(
     Effect.withSpan("reconcile", { attributes: { namespace, name, reason } }),
     requested ? Traceparent.continueFrom(cr.metadata.annotations[Names.request.traceparent]) : (effect) => effect,
-    Effect.annotateLogs({ namespace, name })
+    Effect.annotateLogs({ namespace, name }),
+    Effect.exit,
+    Effect.timed
   )
+  yield* metrics.reconciled(ref, Exit.isSuccess(exit) ? "success" : "failure", took)
+  return yield* exit
 })
 
 const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, bindsAgents: boolean) {
@@ -143,19 +153,18 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
     wanted: commit === undefined || revision === undefined ? undefined : { commit: commit.commit, revision }
   })
   const now = yield* DateTime.now
-  yield* applyStatus(
+  const status = Summary.status({
     cr,
-    Summary.status({
-      cr,
-      inForce,
-      // What was resolved is not answered before the agents are told.
-      resolution: { ...resolution, handled: resolution.handled && told.error === undefined },
-      problems,
-      gateways,
-      failure: failure?.message,
-      now: Time.format(now)
-    })
-  )
+    inForce,
+    // What was resolved is not answered before the agents are told.
+    resolution: { ...resolution, handled: resolution.handled && told.error === undefined },
+    problems,
+    gateways,
+    failure: failure?.message,
+    now: Time.format(now)
+  })
+  yield* applyStatus(cr, status)
+  yield* (yield* Metrics).show(cr, status)
   if (failure !== undefined) return yield* failure
 
   if (inForce.fate === "caughtUp" && commit?.ref === cr.spec.git.ref) yield* lookAgainOnConflict(Request.remove(cr))

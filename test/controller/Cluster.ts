@@ -11,6 +11,7 @@ import { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import { GatewaySyncController } from "../../src/controller/GatewaySyncController.ts"
 import { Memory } from "../../src/controller/Memory.ts"
+import { Metrics } from "../../src/controller/Metrics.ts"
 import { SharedRefs } from "../../src/controller/SharedRefs.ts"
 import { Stores } from "../../src/controller/Stores.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
@@ -87,7 +88,7 @@ const running = Layer.effectDiscard(
 /** The controller over whatever ApiClient is given. */
 export const controller = running.pipe(
   Layer.provideMerge(GatewaySyncController.layer),
-  Layer.provideMerge(Layer.mergeAll(Stores.layer, SharedRefs.layer, SecureRandom.layerWebCrypto)),
+  Layer.provideMerge(Layer.mergeAll(Stores.layer, SharedRefs.layer, Metrics.layer, SecureRandom.layerWebCrypto)),
   Layer.provideMerge(Layer.mergeAll(Memory.layer, Supervisor.layer)),
   Layer.provide(GitCommand.layer),
   Layer.provide(NodeServices.layer)

@@ -4,6 +4,7 @@ import { TestClock } from "effect/testing"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Names from "../../src/api/Names.ts"
 import { Memory } from "../../src/controller/Memory.ts"
+import { Metrics } from "../../src/controller/Metrics.ts"
 import { SharedRefs } from "../../src/controller/SharedRefs.ts"
 import * as Resolve from "../../src/controller/steps/Resolve.ts"
 import { GitError } from "../../src/git/GitError.ts"
@@ -29,6 +30,7 @@ const remote = Effect.sync(() => {
     layer: SharedRefs.layerNoDeps.pipe(
       Layer.provide(Layer.succeed(RemoteRefs, { resolve })),
       Layer.merge(Memory.layer),
+      Layer.merge(Metrics.layer),
       Layer.merge(Layer.mock(ApiClient, {}))
     )
   }

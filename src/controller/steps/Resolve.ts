@@ -17,6 +17,7 @@ import * as RepositoryUrl from "../../git/RepositoryUrl.ts"
 import type { ApiClient } from "../../kubernetes/ApiClient.ts"
 import type { ApiError } from "../../kubernetes/ApiError.ts"
 import { type Attempts, Memory, type Remembered } from "../Memory.ts"
+import { Metrics } from "../Metrics.ts"
 import { SharedRefs } from "../SharedRefs.ts"
 import * as Time from "../Time.ts"
 import * as Credentials from "./Credentials.ts"
@@ -252,7 +253,11 @@ interface Answer {
 }
 
 const ask = Effect.fnUntraced(
-  function* (cr: GatewaySync, ref: string, after: number): Effect.fn.Return<Answer, ApiError, ApiClient | SharedRefs> {
+  function* (
+    cr: GatewaySync,
+    ref: string,
+    after: number
+  ): Effect.fn.Return<Answer, ApiError, ApiClient | Metrics | SharedRefs> {
     const beganAt = yield* Clock.currentTimeMillis
     const url = RepositoryUrl.parse(cr.spec.git.repo)
     if (Result.isFailure(url)) return { beganAt, resolved: Result.fail(url.failure) }
@@ -261,9 +266,13 @@ const ask = Effect.fnUntraced(
       Effect.catchTag("CredentialsMissing", (missing) => Effect.succeed(Result.fail(missing)))
     )
     if (Result.isFailure(found)) return { beganAt, resolved: Result.fail(found.failure) }
-    const shared = yield* SharedRefs
     const { credentials, identity } = found.success
-    return yield* shared.ask({ url: url.success, credentials, credential: identity, ref, after })
+    const shared = yield* SharedRefs
+    const [took, answer] = yield* Effect.timed(
+      shared.ask({ url: url.success, credentials, credential: identity, ref, after })
+    )
+    yield* (yield* Metrics).resolved({ namespace: cr.metadata.namespace, name: cr.metadata.name }, took)
+    return answer
   },
   (effect, _, ref) => Effect.withSpan(effect, "ls-refs", { attributes: { ref } })
 )
