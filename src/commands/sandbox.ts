@@ -36,7 +36,7 @@ const once = Effect.fnUntraced(function* (json: boolean) {
           JSON.stringify({
             step: result.step,
             ok: result.ok,
-            ms: result.ms,
+            ms: Math.round(result.ms * 10) / 10,
             ...(result.ok ? {} : { problems: result.problems })
           })
         )
