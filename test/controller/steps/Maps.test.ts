@@ -1,0 +1,64 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as Metadata from "../../../src/api/Metadata.ts"
+import * as Names from "../../../src/api/Names.ts"
+import type { OwnedMap } from "../../../src/controller/OwnedMap.ts"
+import * as Maps from "../../../src/controller/steps/Maps.ts"
+import { commit, gatewaySync, otherCommit } from "../fixtures.ts"
+
+const cr = gatewaySync()
+const found = { ref: "main", commit }
+const map = (data: Readonly<Record<string, string>>, owner = "uid"): OwnedMap => ({
+  metadata: {
+    name: "stoker-metadata-site",
+    namespace: "plant",
+    uid: "map",
+    labels: {},
+    ownerReferences: [{ uid: owner }]
+  },
+  data
+})
+
+describe("the metadata map", () => {
+  const data = Maps.desired(cr, found)
+
+  it.effect("is what agents can read", () =>
+    Effect.gen(function* () {
+      const read = yield* Metadata.decode(data)
+      assert.deepInclude(read, {
+        commit,
+        ref: "main",
+        gitURL: cr.spec.git.repo,
+        paused: "false",
+        authType: "none",
+        gatewayPort: 8088
+      })
+      assert.deepStrictEqual(read.profiles["default"]?.mappings, [{ source: "a", destination: "a" }])
+    })
+  )
+
+  it("has another revision for whatever an agent must act on", () => {
+    const revisions = [
+      data,
+      Maps.desired(cr, { ...found, commit: otherCommit }),
+      Maps.desired(cr, { ...found, ref: "v1" }),
+      Maps.desired(gatewaySync({ spec: { paused: true } }), found),
+      Maps.desired(gatewaySync({ spec: { gateway: { port: 8043, tls: true, api: { secretName: "api" } } } }), found),
+      Maps.desired(gatewaySync({ metadata: { annotations: { [Names.allowMassDeletion]: commit } } }), found)
+    ].map(({ revision }) => revision)
+    assert.lengthOf(new Set(revisions), revisions.length)
+    assert.strictEqual(
+      Maps.desired(gatewaySync({ metadata: { annotations: { note: "one" } } }), found).revision,
+      data.revision
+    )
+  })
+
+  it("is written only where it says something else", () => {
+    assert.isTrue(Maps.says(map(data), cr, data))
+    assert.isTrue(Maps.says(map({ ...data, traceparent: "00-1", note: "somebody's" }), cr, data))
+    assert.isFalse(Maps.says(map({ ...data, commit: otherCommit }), cr, data))
+    assert.isFalse(Maps.says(map({ ...data, allowMassDeletion: commit }), cr, data))
+    assert.isFalse(Maps.says(map(data, "of a former one"), cr, data))
+    assert.isFalse(Maps.says(map({}), cr, data))
+  })
+})
