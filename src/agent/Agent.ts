@@ -20,7 +20,7 @@ import * as Traceparent from "../telemetry/Traceparent.ts"
 import type * as Changes from "./Changes.ts"
 import { Settings } from "./Settings.ts"
 import { StatusReporter } from "./StatusReporter.ts"
-import { type Placed, Sync, type SyncError } from "./Sync.ts"
+import { Sync, type SyncError } from "./Sync.ts"
 import * as Wanted from "./Wanted.ts"
 
 /** Pauses before a failed sync is tried again: 1 s, doubling to a minute, each with up to a quarter of jitter. */
@@ -110,9 +110,12 @@ const make = Effect.fnUntraced(function* (version: string) {
     })
   })
 
+  /** The trouble that was logged last: what lasts is said once. */
+  const said = yield* Ref.make("")
+
   /** Says what is wrong. A gateway whose volume holds an earlier sync starts with that. */
   const failed = Effect.fnUntraced(function* (error: Failure, data: Metadata.Data | undefined) {
-    yield* Effect.logWarning(error.message)
+    if ((yield* Ref.getAndSet(said, error.message)) !== error.message) yield* Effect.logWarning(error.message)
     const waits = error instanceof GatewayError && error.next === "wait"
     yield* report(waits ? "Pending" : "Error", data, {
       errorMessage: error.message.slice(0, longestMessage),
@@ -154,18 +157,16 @@ const make = Effect.fnUntraced(function* (version: string) {
     if (profile.dryRun) return yield* dryRun(data, profile, period)
 
     const begun = yield* Clock.currentTimeMillis
-    const placed = yield* sync.place({ data, profile, trust: mode.trust, gateway: mode.cold ? "down" : "up" })
+    const applied = yield* sync.apply({ data, profile, trust: mode.trust, gateway: mode.cold ? "down" : "up" })
     yield* probes.pass
     if (mode.cold) {
-      // Whatever the gateway makes of them when it boots, a scan afterwards is owed.
-      yield* sync.owe(placed.kinds)
       yield* report("Pending", data, {
         errorMessage: `the files of ${data.commit.slice(0, 7)} are in place; waits until the gateway runs`
       })
       return { _tag: "Waiting" } satisfies Outcome
     }
-    const scanned = yield* sync.scan
-    const changed = placed.added + placed.modified + placed.deleted
+    const { added, deleted, modified, projects, scanned } = applied
+    const changed = added + modified + deleted
     if (mode.again && changed === 0 && scanned.length === 0) return { _tag: "Settled", period } satisfies Outcome
 
     const took = (yield* Clock.currentTimeMillis) - begun
@@ -176,12 +177,13 @@ const make = Effect.fnUntraced(function* (version: string) {
       lastSyncTime: DateTime.formatIso(DateTime.makeUnsafe(begun + took)),
       lastSyncDuration: `${took}ms`,
       filesChanged: changed,
-      projectsSynced: placed.projects,
+      projectsSynced: projects,
       ...(scanned.length === 0 ? {} : { lastScanResult: "ok" })
     }))
     yield* report("Synced", data)
+    yield* Ref.set(said, "")
     yield* Effect.logInfo(changed === 0 ? "nothing of this gateway changed" : "synced").pipe(
-      Effect.annotateLogs({ ...counts(placed), commit: data.commit, ref: data.ref, millis: took })
+      Effect.annotateLogs({ added, modified, deleted, commit: data.commit, ref: data.ref, millis: took })
     )
     return { _tag: "Settled", period } satisfies Outcome
   })
@@ -269,8 +271,6 @@ const pause = (outcome: Outcome, failures: number, cold: boolean): Effect.Effect
       return Effect.map(Random.next, (random) => backoff(failures - 1, random))
   }
 }
-
-const counts = ({ added, deleted, modified }: Placed) => ({ added, modified, deleted })
 
 const detailOf = (
   state: Exclude<Wanted.State, { readonly data: unknown }>,

@@ -38,7 +38,8 @@ export const stage = Effect.fnUntraced(
   function* ({ changes, commit, owed, readBlobs }: Input) {
     const volume = yield* Volume
     const folder = `${staging}/${(yield* Random.nextInt).toString(36)}`
-    yield* volume.makeFolder(folder)
+    const shelves = Math.min(concurrency, changes.writes.length)
+    for (let shelf = 0; shelf < shelves; shelf++) yield* volume.makeFolder(`${folder}/${shelf}`)
 
     const byId = new Map<string, Array<string>>()
     for (const { id, path } of changes.writes) {
@@ -56,7 +57,8 @@ export const stage = Effect.fnUntraced(
             const paths = byId.get(id) ?? []
             if (isLfsPointer(content)) return void pointers.push(...paths)
             for (const path of paths) {
-              const name = `${folder}/${count++}`
+              // Files come into several folders faster than into one.
+              const name = `${folder}/${count % shelves}/${count++}`
               const { modified } = yield* volume.create(name, content)
               staged.set(path, { path, staged: name, file: { id, size: content.length, modified } })
             }

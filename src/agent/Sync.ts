@@ -22,7 +22,10 @@ export interface Request {
   readonly data: Metadata.Data
   readonly profile: Profile.Effective
   readonly trust: Changes.Trust
-  /** Whether a gateway may be reading the files: then scans are locked out while they change. */
+  /**
+   * Whether a gateway may be reading the files: then scans are locked out while they change, and follow. While it is
+   * down everything that a scan would show it is owed instead.
+   */
   readonly gateway: "down" | "up"
 }
 
@@ -33,11 +36,10 @@ export interface Counts {
   readonly deleted: number
 }
 
-export interface Placed extends Counts {
+export interface Applied extends Counts {
   /** Names of the projects that the profile brings. */
   readonly projects: ReadonlyArray<string>
-  /** The kinds that the profile's files are scanned by. */
-  readonly kinds: ReadonlyArray<ScanKind>
+  readonly scanned: ReadonlyArray<ScanKind>
 }
 
 export type SyncError = GitError | Plan.PlanRefused | VolumeError | GatewayError
@@ -47,15 +49,14 @@ export class Sync extends Context.Service<
   {
     /** Mends what an earlier process left half done, and reads what the volume holds. First of all, once. */
     readonly open: Effect.Effect<void, VolumeError>
-    /** The files are as the commit has them when this succeeds; scans are owed, not done. */
-    readonly place: (request: Request) => Effect.Effect<Placed, SyncError>
-    /** What `place` would change. Writes nothing to the data directory. */
-    readonly count: (request: Request) => Effect.Effect<Placed, SyncError>
-    /** Scans what is owed. What fails stays owed, over restarts too. */
-    readonly scan: Effect.Effect<ReadonlyArray<ScanKind>, GatewayError | VolumeError>
-    readonly owe: (kinds: ReadonlyArray<ScanKind>) => Effect.Effect<void>
-    readonly owed: Effect.Effect<ReadonlyArray<ScanKind>>
-    /** The commit of the last complete placing on this volume. */
+    /**
+     * The files are as the commit has them when this succeeds, and a gateway that is up has scanned them. Scans that fail
+     * stay owed, over restarts too, and are made by the next pass.
+     */
+    readonly apply: (request: Request) => Effect.Effect<Applied, SyncError>
+    /** What `apply` would change. Writes nothing to the data directory. */
+    readonly count: (request: Request) => Effect.Effect<Counts, SyncError>
+    /** The commit whose files the volume holds, all of them. */
     readonly holds: Effect.Effect<Option.Option<string>>
   }
 >()("stoker/agent/Sync") {
@@ -133,12 +134,10 @@ const make = Effect.gen(function* () {
     }).pipe(Effect.withSpan("plan"))
   })
 
-  const placed = (plan: Plan.Plan, changes: Changes.Changes): Placed => ({
+  const counts = (changes: Changes.Changes): Counts => ({
     added: changes.writes.filter(({ isNew }) => isNew).length,
     modified: changes.writes.filter(({ isNew }) => !isNew).length,
-    deleted: changes.clear.length + changes.deletes.length,
-    projects: projectsOf(plan.files.keys()),
-    kinds: Plan.scansFor(plan.files.keys())
+    deleted: changes.clear.length + changes.deletes.length
   })
 
   /** Locks out scans of these kinds while a gateway is there to make them. */
@@ -163,18 +162,27 @@ const make = Effect.gen(function* () {
     )
   })
 
-  const write = Effect.fnUntraced(function* (request: Request, prepared: Effect.Success<ReturnType<typeof prepare>>) {
-    const { changes, mirror } = prepared
-    const { commit } = request.data
-    const staged = yield* Apply.stage({ commit, changes, readBlobs: mirror.readBlobs, owed: yield* owed })
-    if (request.gateway === "up") {
-      yield* Effect.onError(lock(staged.journal.scans), () => Effect.ignore(Apply.discard))
-    }
+  /** Puts the changes in place; what is left is to make them last, which a scan need not wait for. */
+  const write = Effect.fnUntraced(function* (
+    { data, gateway: up }: Request,
+    { changes, mirror }: Effect.Success<ReturnType<typeof prepare>>
+  ) {
+    const staged = yield* Apply.stage({
+      commit: data.commit,
+      changes,
+      readBlobs: mirror.readBlobs,
+      owed: yield* owed
+    })
+    if (up === "up") yield* Effect.onError(lock(staged.journal.scans), () => Effect.ignore(Apply.discard))
     yield* Effect.uninterruptible(
       Effect.gen(function* () {
         yield* Ref.set(torn, true)
         yield* owe(staged.journal.scans)
         yield* Apply.commit(staged)
+      })
+    )
+    return Effect.uninterruptible(
+      Effect.gen(function* () {
         yield* Apply.finish(staged)
         yield* Ref.set(inventory, Option.some(staged.inventory))
         yield* Ref.set(torn, false)
@@ -182,33 +190,15 @@ const make = Effect.gen(function* () {
     )
   }, Effect.withSpan("write"))
 
-  const place = Effect.fnUntraced(
-    function* (request: Request) {
-      const mend = yield* Ref.get(torn)
-      if (mend) yield* open
-      const prepared = yield* prepare(mend ? { ...request, trust: "disk" } : request)
-      const { changes, held, mirror, plan } = prepared
-      const { commit } = request.data
-      if (!Changes.isEmpty(changes)) yield* write(request, prepared)
-      else {
-        const next: Inventory.Inventory = { version: 1, commit, files: changes.unchanged }
-        if (!sameFiles(Inventory.filesOf(held), next.files) || Option.isNone(held)) yield* Inventory.save(next)
-        yield* Ref.set(inventory, Option.some(next))
-      }
-      // Only a saving for the next fetch.
-      yield* Effect.ignore(mirror.setApplied(commit))
-      return placed(plan, changes)
-    },
-    Effect.provideService(Volume, volume)
-  )
-
-  const count = Effect.fnUntraced(
-    function* (request: Request) {
-      const { changes, plan } = yield* prepare({ ...request, trust: "disk" })
-      return placed(plan, changes)
-    },
-    Effect.provideService(Volume, volume)
-  )
+  /** Nothing to write: the inventory learns what it did not know. */
+  const adopt = Effect.fnUntraced(function* (
+    { data }: Request,
+    { changes, held }: Effect.Success<ReturnType<typeof prepare>>
+  ) {
+    const next: Inventory.Inventory = { version: 1, commit: data.commit, files: changes.unchanged }
+    if (Option.isNone(held) || !sameFiles(held.value.files, next.files)) yield* Inventory.save(next)
+    yield* Ref.set(inventory, Option.some(next))
+  })
 
   const scan = Effect.gen(function* () {
     const kinds = yield* owed
@@ -216,17 +206,40 @@ const make = Effect.gen(function* () {
       yield* gateway.scan(kind)
       yield* Ref.update(owedScans, (owed) => new Set([...owed].filter((other) => other !== kind)))
     }
-    if (kinds.length > 0 && !(yield* Ref.get(torn))) yield* Journal.clear
     return kinds
-  }).pipe(Effect.provideService(Volume, volume))
+  })
+
+  const apply = Effect.fnUntraced(
+    function* (request: Request) {
+      const mend = yield* Ref.get(torn)
+      if (mend) yield* open
+      const prepared = yield* prepare(mend ? { ...request, trust: "disk" } : request)
+      const { changes, mirror, plan } = prepared
+      const last = Changes.isEmpty(changes) ? adopt(request, prepared) : yield* write(request, prepared)
+      if (request.gateway === "down") yield* owe(Plan.scansFor(plan.files.keys()))
+      const [, scanned] = yield* Effect.all([last, request.gateway === "up" ? scan : Effect.succeed([])], {
+        concurrency: 2
+      })
+      if (scanned.length > 0) yield* Journal.clear
+      // Only a saving for the next fetch.
+      yield* Effect.ignore(mirror.setApplied(request.data.commit))
+      return { ...counts(changes), projects: projectsOf(plan.files.keys()), scanned } satisfies Applied
+    },
+    Effect.provideService(Volume, volume)
+  )
+
+  const count = Effect.fnUntraced(
+    function* (request: Request) {
+      const { changes } = yield* prepare({ ...request, trust: "disk" })
+      return counts(changes)
+    },
+    Effect.provideService(Volume, volume)
+  )
 
   return Sync.of({
     open,
-    place,
+    apply,
     count,
-    scan,
-    owe,
-    owed,
     holds: Effect.map(
       Ref.get(inventory),
       Option.map(({ commit }) => commit)

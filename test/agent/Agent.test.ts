@@ -2,16 +2,20 @@
  * The agent as a whole: a real git server, a simulated gateway, an API server of which only the two ConfigMaps exist.
  */
 import { NodeServices } from "@effect/platform-node"
-import { assert, describe, it } from "@effect/vitest"
+import { assert, layer } from "@effect/vitest"
 import {
   ConfigProvider,
+  Context,
   Effect,
   FileSystem,
   Layer,
+  Logger,
   Option,
   Path,
   Redacted,
+  Schedule,
   Schema,
+  type Scope,
   Stream,
   SubscriptionRef
 } from "effect"
@@ -31,6 +35,8 @@ import { GatewayClient } from "../../src/ignition/GatewayClient.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
+import { Failure } from "../../src/sandbox/gateway/Faults.ts"
+import * as Seed from "../../src/sandbox/gateway/Seed.ts"
 import * as SimulatedGateway from "../../src/sandbox/SimulatedGateway.ts"
 import { Health } from "../../src/telemetry/Health.ts"
 import { Supervisor } from "../../src/telemetry/Supervisor.ts"
@@ -188,13 +194,30 @@ const makePlant = Effect.fnUntraced(function* (options: Partial<SimulatedGateway
       fs.writeFileString(path.join(dataDir, file), content)
     )
   const exists = (file: string) => fs.exists(path.join(dataDir, file))
-  return { agent, api, dataDir, exists, gateway, read, repository, want, write }
+  /** Waits until a probe passes. */
+  const probe = (failing: Effect.Effect<ReadonlyArray<string>>) =>
+    failing.pipe(
+      Effect.repeat({ until: (checks) => checks.length === 0, schedule: Schedule.spaced("10 millis") }),
+      Effect.asVoid
+    )
+  return { agent, api, dataDir, exists, gateway, probe, read, repository, want, write }
 })
 
 const services = Layer.merge(GitServer.layer, NodeServices.layer)
+const silent = Logger.layer([])
 
-describe("Agent", () => {
-  it.live("brings a commit to a running gateway, then the next, and scans only what changed", () =>
+const synced =
+  (commit: string) =>
+  ({ syncStatus, syncedCommit }: GatewayStatus.Report): boolean =>
+    syncStatus === "Synced" && syncedCommit === commit
+const kinds = (scans: ReadonlyArray<{ readonly kind: string }>) => scans.map(({ kind }) => kind)
+
+layer(services, { excludeTestServices: true })("Agent", (it) => {
+  const test = (name: string, body: Effect.Effect<void, unknown, Layer.Success<typeof services> | Scope.Scope>) =>
+    it.effect(name, () => Effect.provide(body, silent))
+
+  test(
+    "brings a commit to a running gateway, then the next, and scans only what changed",
     Effect.gen(function* () {
       const { agent, api, gateway, read, repository, want } = yield* makePlant()
       yield* gateway.awaitPhase("running")
@@ -214,20 +237,278 @@ describe("Agent", () => {
         lastScanResult: "ok",
         profileName: "default"
       })
-      assert.deepStrictEqual(
-        (yield* gateway.scans).map(({ kind }) => kind),
-        ["projects", "config"]
-      )
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
 
       const second = yield* repository.commit({ files: view("two") })
       yield* want(second)
-      yield* api.awaitReport(({ syncedCommit }) => syncedCommit === second)
+      yield* api.awaitReport(synced(second))
       assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
-      assert.deepStrictEqual(
-        (yield* gateway.scans).map(({ kind }) => kind),
-        ["projects", "config", "projects"]
-      )
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config", "projects"])
       assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
-    }).pipe(Effect.scoped, Effect.provide(services))
+    })
+  )
+
+  test(
+    "moves to a commit that changes nothing of this gateway without a write, a lock or a scan",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: { ...view("one"), "elsewhere/a": "1" } })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      const before = yield* gateway.counters
+      const second = yield* repository.commit({ files: { "elsewhere/a": "2" } })
+      yield* want(second)
+      assert.strictEqual((yield* api.awaitReport(synced(second))).filesChanged, 0)
+      assert.deepStrictEqual((yield* gateway.counters).requests, before.requests)
+    })
+  )
+
+  test(
+    "deletes what left the repository and leaves what it did not write",
+    Effect.gen(function* () {
+      const { agent, api, exists, read, repository, want, write } = yield* makePlant()
+      yield* write("projects/theirs/project.json", "theirs")
+      yield* write("config/local/uuid", "theirs")
+      const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      const gone = Object.fromEntries(Object.keys(view("one")).map((path) => [path, null]))
+      const second = yield* repository.commit({ files: gone })
+      yield* want(second)
+      yield* api.awaitReport(synced(second))
+      assert.isFalse(yield* exists("projects/line"))
+      assert.strictEqual(yield* read("projects/theirs/project.json"), "theirs")
+      assert.strictEqual(yield* read("config/local/uuid"), "theirs")
+    })
+  )
+
+  test(
+    "puts the files there before the gateway starts, puts back what seeding and commissioning change, then scans",
+    Effect.gen(function* () {
+      const { agent, api, gateway, probe, read, repository, want } = yield* makePlant({
+        boots: false,
+        seed: "chart",
+        seedFiles: { ...Seed.minimal, "config/resources/core/ignition/thing/config.json": "seed" },
+        commissioning: "automatic",
+        startupTime: "50 millis"
+      })
+      const properties = "config/resources/core/ignition/security-properties/config.json"
+      const first = yield* repository.commit({
+        files: { ...view("one"), ...config("one"), [`site/${properties}`]: "{}" }
+      })
+      const context = yield* Layer.build(agent)
+      const { failing } = Context.get(context, Health)
+      assert.isNotEmpty(yield* failing("startup"))
+      yield* want(first)
+      yield* probe(failing("startup"))
+      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+      assert.isEmpty(yield* gateway.scans)
+      const pending = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+      assert.match(pending.errorMessage ?? "", /waits until the gateway runs/)
+
+      yield* gateway.setPhase("running")
+      yield* api.awaitReport(synced(first))
+      assert.strictEqual(yield* read("config/resources/core/ignition/thing/config.json"), '{"value":"one"}')
+      assert.strictEqual(yield* read(properties), "{}")
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
+    })
+  )
+
+  test(
+    "retries a scan that fails, and says so meanwhile",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      yield* gateway.faults.inject({
+        route: "POST /data/api/v1/scan/projects",
+        failure: Failure.cases.Status.make({ status: 500 })
+      })
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Layer.build(agent)
+      const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+      assert.match(report.errorMessage ?? "", /scan\/projects/)
+      assert.strictEqual(report.lastScanResult, "UnexpectedAnswer")
+      yield* gateway.faults.clear
+      yield* api.awaitReport(synced(first))
+    })
+  )
+
+  test(
+    "does not forget a scan over a restart",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      yield* gateway.faults.inject({
+        route: "POST /data/api/v1/scan/projects",
+        failure: Failure.cases.Status.make({ status: 500 })
+      })
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Effect.scoped(
+        Effect.andThen(
+          Layer.build(agent),
+          api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+        )
+      )
+      yield* gateway.faults.clear
+      assert.isEmpty(yield* gateway.scans)
+      yield* Layer.build(Layer.fresh(agent))
+      const report = yield* api.awaitReport(synced(first))
+      assert.strictEqual(report.filesChanged, 0)
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects"])
+    })
+  )
+
+  test(
+    "restarted beside a running gateway that is in order, writes and scans nothing",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+      yield* want(first)
+      yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+      const before = (yield* gateway.counters).requests
+      yield* Layer.build(Layer.fresh(agent))
+      yield* api.awaitReport(({ filesChanged }) => filesChanged === 0)
+      const { "GET /StatusPing": pings, ...after } = (yield* gateway.counters).requests
+      const { "GET /StatusPing": pingsBefore, ...rest } = before
+      assert.deepStrictEqual(after, rest)
+      assert.isAbove(pings ?? 0, pingsBefore ?? 0)
+    })
+  )
+
+  test(
+    "writes nothing while the gateway does not know its token, and says what to do",
+    Effect.gen(function* () {
+      const { agent, api, exists, gateway, repository, want } = yield* makePlant({ tokens: [] })
+      yield* gateway.awaitPhase("running")
+      yield* want(yield* repository.commit({ files: view("one") }))
+      yield* Layer.build(agent)
+      const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+      assert.match(report.errorMessage ?? "", /does not know the API token "stoker" \(401\).*restart the gateway/)
+      assert.isFalse(yield* exists(viewFile))
+    })
+  )
+
+  test(
+    "writes while the gateway is down, and scans when it is back",
+    Effect.gen(function* () {
+      const { agent, api, gateway, read, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      yield* gateway.setPhase("down")
+      yield* gateway.awaitPhase("down")
+      const second = yield* repository.commit({ files: view("two") })
+      yield* want(second)
+      const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+      assert.match(report.errorMessage ?? "", /connection refused/)
+      assert.strictEqual(report.syncedCommit, first)
+      assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+      yield* gateway.setPhase("running")
+      yield* api.awaitReport(synced(second))
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "projects"])
+    })
+  )
+
+  test(
+    "leaves files alone when the map, the profile or the mappings are gone",
+    Effect.gen(function* () {
+      const { agent, api, read, repository, want } = yield* makePlant()
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      const error = (expected: RegExp) =>
+        api.awaitReport(({ errorMessage, syncStatus }) => syncStatus === "Error" && expected.test(errorMessage ?? ""))
+      yield* want(first, {}, { profiles: { other: effective({}) } })
+      yield* error(/no profile "default"/)
+      yield* want(first, { mappings: [] })
+      yield* error(/no mappings; files stay/)
+      yield* SubscriptionRef.set(api.metadata, { commit: "main" })
+      yield* error(/cannot be read/)
+      yield* SubscriptionRef.set(api.metadata, undefined)
+      const report = yield* error(/no metadata for GatewaySync plant\/site/)
+      assert.strictEqual(report.syncedCommit, first)
+      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+    })
+  )
+
+  test(
+    "paused, leaves everything as it is and does not claim the commit",
+    Effect.gen(function* () {
+      const { agent, api, read, repository, want } = yield* makePlant()
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      const second = yield* repository.commit({ files: view("two") })
+      for (const [profile, data] of [
+        [{ paused: true }, {}],
+        [{}, { paused: "true" as const }]
+      ] as const) {
+        const revision = yield* want(second, profile, data)
+        const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+        assert.deepInclude(report, { paused: true, syncedCommit: first })
+        assert.isFalse(GatewayStatus.countsAsSynced(report, { revision, commit: second, podUID: "pod-uid" }))
+      }
+      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+      const revision = yield* want(second)
+      const report = yield* api.awaitReport(synced(second))
+      assert.isTrue(GatewayStatus.countsAsSynced(report, { revision, commit: second, podUID: "pod-uid" }))
+    })
+  )
+
+  test(
+    "in a dry run only counts",
+    Effect.gen(function* () {
+      const { agent, api, exists, read, repository, want, write } = yield* makePlant()
+      yield* write(viewFile, "other")
+      yield* want(yield* repository.commit({ files: view("one") }), { dryRun: true })
+      yield* Layer.build(agent)
+      const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Synced")
+      assert.deepInclude(report, { dryRun: true, dryRunDiffAdded: 2, dryRunDiffModified: 1, dryRunDiffDeleted: 0 })
+      assert.strictEqual(yield* read(viewFile), "other")
+      assert.isFalse(yield* exists("projects/line/project.json"))
+    })
+  )
+
+  test(
+    "lets the gateway start with what the volume holds while git is away",
+    Effect.gen(function* () {
+      const { agent, api, gateway, probe, repository, want } = yield* makePlant()
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+      yield* gateway.setPhase("down")
+      yield* gateway.awaitPhase("down")
+      yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+      const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+      const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+      assert.match(report.errorMessage ?? "", /refuses the connection/)
+      assert.strictEqual(report.syncedCommit, first)
+      yield* probe(failing("startup"))
+    })
+  )
+
+  test(
+    "waits, with nothing on the volume, while git is away",
+    Effect.gen(function* () {
+      const { agent, api, repository, want } = yield* makePlant({ boots: false })
+      yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+      const { failing } = Context.get(yield* Layer.build(agent), Health)
+      yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+      assert.match((yield* failing("startup")).join(), /refuses the connection/)
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+      assert.isEmpty(yield* failing("startup"))
+    })
   )
 })
