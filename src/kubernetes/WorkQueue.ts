@@ -72,7 +72,7 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
       const top = heap.peek()
       if (top === undefined) return Number.POSITIVE_INFINITY
       // An entry that was replaced by an earlier one, or already taken.
-      if (waiting.get(top.key) !== top.entry || running.has(top.key)) {
+      if (waiting.get(top.key) !== top.entry) {
         heap.pop()
         continue
       }
