@@ -67,15 +67,13 @@ export class GatewaySyncController extends Context.Service<
 }
 
 /** The delay after a failure; the same write again helps only against what passes by itself. */
-export const retry = (
-  error: ApiError | StoreNotReady | Cause.Cause<never>,
-  attempt: number
-): Duration.Duration | undefined => {
+export const retry = (error: ApiError | StoreNotReady | Cause.Cause<never>, attempt: number): Duration.Duration => {
   const soon = Duration.millis(Math.min(30_000, 500 * 2 ** Math.min(attempt - 1, 10)))
   if (!(error instanceof ApiError)) return soon
   switch (error.reason._tag) {
     case "UnknownField":
-      return undefined
+      // Until somebody applies the newer CRD.
+      return Duration.minutes(5)
     case "TooManyRequests":
       return Duration.millis(error.reason.retryAfterMillis)
     case "Forbidden":

@@ -40,7 +40,7 @@ export const run = <K, E, R>(options: Options<K, E, R>): Effect.Effect<never, ne
               : `the reconcile failed and is tried again in ${Duration.format(delay)}`,
             exit.cause
           )
-          return Effect.as(log, delay)
+          return Effect.as(Effect.annotateLogs(log, { key: String(job.key), attempt }), delay)
         })
       ),
     options

@@ -184,6 +184,25 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
     })
   )
 
+  it.effect("keeps the commit of a ref that vanishes, and follows it again when it is back", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("vanished")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.repository.setRef("refs/heads/other", first)
+      yield* plant.create("site", { git: { repo: plant.repository.url, ref: "other" } })
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      yield* plant.repository.deleteRef("refs/heads/other")
+      yield* plant.annotate("site", push({ ref: "other", id: "one" }))
+      const gone = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "RefResolved")?.status === "False")
+      assert.strictEqual(gone.status.lastSyncCommit, first)
+      assert.strictEqual((yield* plant.data("stoker-metadata-site"))["commit"], first)
+      const second = yield* plant.repository.commit({ files: { a: "2" }, branch: "other", parent: first })
+      yield* plant.annotate("site", push({ ref: "other", id: "two" }))
+      const back = yield* Cluster.until(plant.get("site"), hasCommit(second))
+      assert.strictEqual(condition(back, "RefResolved")?.status, "True")
+    })
+  )
+
   it.effect("asks again while the remote serves what was there before a push", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("lag")
@@ -451,6 +470,13 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
         const error = yield* Effect.flip(plant.client.get(resource, plant.ref(name)))
         assert.strictEqual(error.reason._tag, "NotFound")
       }
+
+      // Another one of the same name owes nothing to the first.
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      yield* plant.create("site", {})
+      const again = yield* Cluster.until(plant.get("site"), hasCommit(second))
+      const map = yield* plant.client.get(Resource.configMaps, plant.ref("stoker-metadata-site"))
+      assert.include(JSON.stringify(map), again.metadata.uid)
     })
   )
 })

@@ -10,7 +10,9 @@ import * as Resource from "../../kubernetes/Resource.ts"
 
 /** The Secrets do not hold what the spec says. Tried again: they may come. */
 export class CredentialsMissing extends Schema.TaggedError<CredentialsMissing>()("CredentialsMissing", {
-  message: Schema.String
+  message: Schema.String,
+  /** The reason of condition `RefResolved`. */
+  reason: Schema.Literals(["RefResolutionFailed", "GitHubAppExchangeFailed"])
 }) {}
 
 export interface Found {
@@ -31,7 +33,8 @@ export const read: (cr: GatewaySync) => Effect.Effect<Found, CredentialsMissing 
     const { auth } = cr.spec.git
     if (auth?.githubApp !== undefined) {
       return yield* new CredentialsMissing({
-        message: "GitHub Apps are not supported yet; use spec.git.auth.token with a fine-grained token meanwhile"
+        reason: "GitHubAppExchangeFailed",
+        message: "GitHub Apps are not supported yet; use spec.git.auth.token with a fine-grained token meanwhile."
       })
     }
     if (auth?.sshKey !== undefined) {
@@ -58,7 +61,10 @@ export const read: (cr: GatewaySync) => Effect.Effect<Found, CredentialsMissing 
 const secret = Effect.fnUntraced(function* (namespace: string, ref: SecretKeyRef, place: string) {
   const client = yield* ApiClient
   const missing = (what: string) =>
-    new CredentialsMissing({ message: `${what} (spec.git.auth.${place}, namespace ${namespace})` })
+    new CredentialsMissing({
+      reason: "RefResolutionFailed",
+      message: `${what} (spec.git.auth.${place}, namespace ${namespace}).`
+    })
   const found = yield* client.get(Resource.secrets, { namespace, name: ref.name }).pipe(
     Effect.catchReason("ApiError", "NotFound", () =>
       Effect.fail(missing(`there is no Secret "${ref.name}"; create it`))

@@ -240,7 +240,7 @@ const failed = (
 const notResolved = (error: Failure, retryAt: number | undefined): Conditions.Finding => ({
   type: "RefResolved",
   status: "False",
-  reason: "RefResolutionFailed",
+  reason: error._tag === "CredentialsMissing" ? error.reason : "RefResolutionFailed",
   message:
     retryAt === undefined || !Number.isFinite(retryAt)
       ? error.message
