@@ -18,6 +18,7 @@ import { Health } from "../telemetry/Health.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import type * as Changes from "./Changes.ts"
+import { Owner } from "./Owner.ts"
 import { Settings } from "./Settings.ts"
 import { StatusReporter } from "./StatusReporter.ts"
 import { Sync, type SyncError } from "./Sync.ts"
@@ -87,6 +88,7 @@ const make = Effect.fnUntraced(function* (version: string) {
   const reporter = yield* StatusReporter
   const sync = yield* Sync
   const gateway = yield* GatewayClient
+  const owner = yield* Owner
   const probes = yield* makeProbes
 
   /** What is told of the last sync that ended well, until the next one does. */
@@ -249,6 +251,7 @@ const make = Effect.fnUntraced(function* (version: string) {
     }
   })
 
+  yield* supervisor.supervise("owner", owner.renew)
   yield* supervisor.supervise("metadata", wanted.watch)
   yield* supervisor.supervise("report", reporter.deliver)
   yield* supervisor.supervise("sync", loop)

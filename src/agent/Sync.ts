@@ -12,6 +12,7 @@ import * as Apply from "./Apply.ts"
 import * as Changes from "./Changes.ts"
 import * as Inventory from "./Inventory.ts"
 import * as Journal from "./Journal.ts"
+import { Owner, type VolumeOwned } from "./Owner.ts"
 import * as Plan from "./Plan.ts"
 import { Repository } from "./Repository.ts"
 import * as SettingsModule from "./Settings.ts"
@@ -42,13 +43,13 @@ export interface Applied extends Counts {
   readonly scanned: ReadonlyArray<ScanKind>
 }
 
-export type SyncError = GitError | Plan.PlanRefused | VolumeError | GatewayError
+export type SyncError = VolumeOwned | GitError | Plan.PlanRefused | VolumeError | GatewayError
 
 export class Sync extends Context.Service<
   Sync,
   {
     /** Mends what an earlier process left half done, and reads what the volume holds. First of all, once. */
-    readonly open: Effect.Effect<void, VolumeError>
+    readonly open: Effect.Effect<void, VolumeError | VolumeOwned>
     /**
      * The files are as the commit has them when this succeeds, and a gateway that is up has scanned them. Scans that fail
      * stay owed, over restarts too, and are made by the next pass.
@@ -72,6 +73,7 @@ const make = Effect.gen(function* () {
   const settings = yield* Settings
   const repository = yield* Repository
   const volume = yield* Volume
+  const owner = yield* Owner
   const gateway = yield* GatewayClient
   const inventory = yield* Ref.make(Option.none<Inventory.Inventory>())
   const owedScans = yield* Ref.make<ReadonlySet<ScanKind>>(new Set())
@@ -82,6 +84,7 @@ const make = Effect.gen(function* () {
   const owed = Effect.map(Ref.get(owedScans), (kinds) => Plan.scanKinds.filter((kind) => kinds.has(kind)))
 
   const open = Effect.gen(function* () {
+    yield* owner.claim
     const recovery = yield* Apply.recover
     yield* owe(recovery.owed)
     yield* Ref.set(inventory, yield* Inventory.load)
@@ -211,6 +214,7 @@ const make = Effect.gen(function* () {
 
   const apply = Effect.fnUntraced(
     function* (request: Request) {
+      yield* owner.claim
       const mend = yield* Ref.get(torn)
       if (mend) yield* open
       const prepared = yield* prepare(mend ? { ...request, trust: "disk" } : request)

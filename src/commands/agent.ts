@@ -9,6 +9,7 @@ import { Cause, Config, Effect, Exit, FileSystem, Layer, Schema } from "effect"
 import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
 import { createServer } from "node:http"
 import { Agent } from "../agent/Agent.ts"
+import { Owner } from "../agent/Owner.ts"
 import { Repository } from "../agent/Repository.ts"
 import { Settings } from "../agent/Settings.ts"
 import { StatusReporter } from "../agent/StatusReporter.ts"
@@ -62,6 +63,7 @@ const probes = HttpRouter.serve(Health.routes, { disableListenLog: true, disable
 export const main = (version: string) =>
   Agent.layer(version).pipe(
     Layer.provide(Sync.layer),
+    Layer.provide(Owner.layer),
     Layer.provide([Wanted.layer, StatusReporter.layer, Repository.layer, gateway]),
     Layer.provide([volume, GitCommand.layer, ApiClient.layer.pipe(Layer.provide(KubeConfig.layer))]),
     Layer.provide(probes),

@@ -4,6 +4,7 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, layer } from "@effect/vitest"
 import {
+  Clock,
   ConfigProvider,
   Context,
   Effect,
@@ -20,6 +21,7 @@ import {
   SubscriptionRef
 } from "effect"
 import { Agent } from "../../src/agent/Agent.ts"
+import { Owner } from "../../src/agent/Owner.ts"
 import { Repository } from "../../src/agent/Repository.ts"
 import { Settings } from "../../src/agent/Settings.ts"
 import { StatusReporter } from "../../src/agent/StatusReporter.ts"
@@ -165,6 +167,7 @@ const makePlant = Effect.fnUntraced(function* (options: Partial<SimulatedGateway
 
   const agent = Agent.layer("test").pipe(
     Layer.provide(Sync.layer),
+    Layer.provide(Owner.layer),
     Layer.provide([
       Wanted.layer,
       StatusReporter.layer,
@@ -262,6 +265,63 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       yield* want(second)
       assert.strictEqual((yield* api.awaitReport(synced(second))).filesChanged, 0)
       assert.deepStrictEqual((yield* gateway.counters).requests, before.requests)
+    })
+  )
+
+  test(
+    "continues the trace of the metadata up to the gateway",
+    Effect.gen(function* () {
+      const { agent, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const trace = "0af7651916cd43dd8448eb211c80319c"
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first, {}, { traceparent: `00-${trace}-b7ad6b7169203331-01` })
+      yield* Layer.build(agent)
+      assert.strictEqual((yield* gateway.awaitScan(0)).traceparent?.split("-")[1], trace)
+    })
+  )
+
+  test(
+    "overwrites what somebody changed on the gateway only where the commit changes it too",
+    Effect.gen(function* () {
+      const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      const thing = "config/resources/core/ignition/thing/config.json"
+      yield* write(viewFile, '{"text":"edited"}')
+      yield* write(thing, '{"value":"edited"}')
+      const second = yield* repository.commit({ files: view("two") })
+      yield* want(second)
+      yield* api.awaitReport(synced(second))
+      assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+      assert.strictEqual(yield* read(thing), '{"value":"edited"}')
+    })
+  )
+
+  test(
+    "writes nothing while another pod's agent has the volume, and names it",
+    Effect.gen(function* () {
+      const { agent, api, exists, gateway, repository, want, write } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const now = yield* Clock.currentTimeMillis
+      yield* write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at: now }))
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          yield* Layer.build(agent)
+          const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+          assert.match(report.errorMessage ?? "", /in use by the agent of pod plant\/other-0/)
+          assert.isFalse(yield* exists(viewFile))
+          // Silent for longer than it may be.
+          yield* write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at: now - 31_000 }))
+          yield* api.awaitReport(synced(first))
+        })
+      )
+      assert.isFalse(yield* exists(".stoker/owner"))
     })
   )
 
@@ -382,6 +442,24 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   )
 
   test(
+    "scans once the gateway runs, though the volume held everything before it started",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+      yield* want(first)
+      yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+      yield* gateway.setPhase("down")
+      yield* gateway.awaitPhase("down")
+      yield* Layer.build(Layer.fresh(agent))
+      yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+      yield* gateway.setPhase("running")
+      yield* api.awaitReport(synced(first))
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config", "projects", "config"])
+    })
+  )
+
+  test(
     "writes nothing while the gateway does not know its token, and says what to do",
     Effect.gen(function* () {
       const { agent, api, exists, gateway, repository, want } = yield* makePlant({ tokens: [] })
@@ -391,6 +469,7 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
       assert.match(report.errorMessage ?? "", /does not know the API token "stoker" \(401\).*restart the gateway/)
       assert.isFalse(yield* exists(viewFile))
+      assert.isFalse(yield* exists(".stoker/journal.json"))
     })
   )
 
