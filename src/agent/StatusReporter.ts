@@ -3,7 +3,7 @@
  * other gateways' keys. The newest report wins; one that cannot be delivered is sent until it can, or a newer one is
  * there.
  */
-import { Context, Duration, Effect, Layer, Option, Random, Stream, SubscriptionRef } from "effect"
+import { Context, Duration, Effect, Equal, Layer, Option, Random, Stream, SubscriptionRef } from "effect"
 import * as GatewayStatus from "../api/GatewayStatus.ts"
 import * as Names from "../api/Names.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
@@ -77,7 +77,10 @@ export class StatusReporter extends Context.Service<
       })
 
       return {
-        report: (report) => SubscriptionRef.set(latest, Option.some(report)),
+        report: (report) =>
+          SubscriptionRef.update(latest, (former) =>
+            Option.exists(former, (same) => Equal.equals(same, report)) ? former : Option.some(report)
+          ),
         deliver
       }
     })

@@ -1,0 +1,57 @@
+import { NodeServices } from "@effect/platform-node"
+import { assert, layer } from "@effect/vitest"
+import { ConfigProvider, Effect, FileSystem, Layer, Option } from "effect"
+import { Settings } from "../../src/agent/Settings.ts"
+import { Volume } from "../../src/agent/Volume.ts"
+import * as Wanted from "../../src/agent/Wanted.ts"
+import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+
+const data = { commit: "1".repeat(40), ref: "main", gitURL: "http://localhost/a.git", profiles: "{}" }
+const kept = { namespace: "plant", cr: "site", profile: "default", data }
+
+/** What a process makes of a volume on which this is kept, before it has heard the API server. */
+const stateWith = Effect.fnUntraced(function* (file: string) {
+  const fs = yield* FileSystem.FileSystem
+  const root = yield* fs.makeTempDirectoryScoped({ prefix: "stoker-wanted-test-" })
+  yield* fs.makeDirectory(`${root}/.stoker`)
+  yield* fs.writeFileString(`${root}/.stoker/metadata.json`, file)
+  const environment = { POD_NAME: "p-0", POD_NAMESPACE: "plant", CR_NAME: "site", DATA_PATH: root, API_KEY_FILE: "/k" }
+  return yield* Effect.gen(function* () {
+    const wanted = yield* Wanted.Wanted
+    yield* wanted.useKept
+    return yield* wanted.current
+  }).pipe(
+    Effect.provide(
+      Wanted.Wanted.layer.pipe(
+        Layer.provide([Volume.layer(root), Layer.mock(ApiClient, {})]),
+        Layer.provide(Settings.layer),
+        Layer.provide(ConfigProvider.layer(ConfigProvider.fromUnknown(environment)))
+      )
+    )
+  )
+})
+
+layer(NodeServices.layer)("Wanted", (it) => {
+  it.effect("without an API server, is what the volume keeps of this very gateway", () =>
+    Effect.gen(function* () {
+      const state = yield* stateWith(JSON.stringify(kept))
+      assert.strictEqual(state._tag, "Kept")
+      assert.strictEqual(Option.getOrThrow(Wanted.dataOf(state)).commit, data.commit)
+    })
+  )
+
+  const others: ReadonlyArray<readonly [string, string]> = [
+    ["another namespace", JSON.stringify({ ...kept, namespace: "other" })],
+    ["another GatewaySync", JSON.stringify({ ...kept, cr: "other" })],
+    ["another profile", JSON.stringify({ ...kept, profile: "other" })],
+    ["half a file", JSON.stringify(kept).slice(0, 40)],
+    ["no commit", JSON.stringify({ ...kept, data: { ...data, commit: "main" } })]
+  ]
+  for (const [name, file] of others) {
+    it.effect(`is unknown where the volume keeps ${name}`, () =>
+      Effect.gen(function* () {
+        assert.strictEqual((yield* stateWith(file))._tag, "Unheard")
+      })
+    )
+  }
+})
