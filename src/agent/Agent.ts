@@ -57,8 +57,10 @@ export class MetadataUnknown extends Schema.TaggedError<MetadataUnknown>()("Meta
 
 /** How a pass ended, and with that, what the next one waits for besides newer metadata. */
 type Outcome =
-  /** Nothing is left to do; the next look is a fall-back. */
+  /** All is as it should be, on the disk and in the gateway; the next look is a fall-back. */
   | { readonly _tag: "Settled"; readonly period: Duration.Duration }
+  /** There is nothing to do, and nothing was compared. */
+  | { readonly _tag: "Idle"; readonly period: Duration.Duration }
   /** The files are in place; the gateway does not run yet. */
   | { readonly _tag: "Waiting" }
   | { readonly _tag: "Failed" }
@@ -132,7 +134,7 @@ const make = Effect.fnUntraced(function* (version: string) {
     yield* report("Synced", data, { paused: true })
     if (Option.isSome(yield* sync.holds)) yield* probes.pass
     else yield* probes.wait("paused before its first sync")
-    return { _tag: "Settled", period } satisfies Outcome
+    return { _tag: "Idle", period } satisfies Outcome
   })
 
   const dryRun = Effect.fnUntraced(function* (
@@ -148,7 +150,7 @@ const make = Effect.fnUntraced(function* (version: string) {
       dryRunDiffDeleted: counts.deleted
     })
     yield* probes.pass
-    return { _tag: "Settled", period } satisfies Outcome
+    return { _tag: "Idle", period } satisfies Outcome
   })
 
   const synced = Effect.fnUntraced(function* (data: Metadata.Data, mode: Mode) {
@@ -197,7 +199,7 @@ const make = Effect.fnUntraced(function* (version: string) {
       case "Missing":
       case "Invalid":
         return Effect.as(failed(new MetadataUnknown({ detail: detailOf(state, settings) }), undefined), {
-          _tag: "Settled",
+          _tag: "Idle",
           period: defaultPeriod
         })
       case "Known":
@@ -219,7 +221,7 @@ const make = Effect.fnUntraced(function* (version: string) {
   const loop = Effect.gen(function* () {
     let cold = (yield* gateway.state)._tag === "Down"
     yield* sync.open.pipe(
-      Effect.tapError((error) => failed(error, undefined)),
+      Effect.tapError((error) => Effect.andThen(failed(error, undefined), probes.beat(Duration.zero))),
       Effect.retry({ schedule: openRetries })
     )
     const first = yield* wanted.current
@@ -265,6 +267,7 @@ const openRetries = Schedule.min([Schedule.exponential("1 second"), Schedule.spa
 const pause = (outcome: Outcome, failures: number, cold: boolean): Effect.Effect<Duration.Duration> => {
   switch (outcome._tag) {
     case "Settled":
+    case "Idle":
       // A gateway that starts while there is nothing to do is still waited for.
       return Effect.succeed(cold ? Duration.min(outcome.period, bootPoll) : outcome.period)
     case "Waiting":

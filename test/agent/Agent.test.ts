@@ -545,6 +545,24 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   )
 
   test(
+    "compares with the disk when it goes on after a pause in which it was started",
+    Effect.gen(function* () {
+      const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+      yield* write(viewFile, "changed while no agent ran")
+      yield* want(first, { paused: true })
+      yield* Layer.build(Layer.fresh(agent))
+      yield* api.awaitReport(({ paused }) => paused === true)
+      yield* want(first)
+      yield* api.awaitReport(({ filesChanged, paused }) => paused !== true && filesChanged === 1)
+      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+    })
+  )
+
+  test(
     "in a dry run only counts",
     Effect.gen(function* () {
       const { agent, api, exists, read, repository, want, write } = yield* makePlant()
