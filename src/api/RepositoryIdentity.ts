@@ -42,6 +42,11 @@ const identity = (scheme: string, host: string, port: string, path: string): str
   return `${alias ?? lower}${shownPort}/${azure}`
 }
 
+const anyHost = /^\?\/[^/\s]+\/[^/\s]+$/
+
+/** How a sender names a repository that does not tell its host: `?/project/name`. */
+export const onAnyHost = (project: string, name: string): string => `?/${project}/${name}`.toLowerCase()
+
 /** Equal texts for equal repositories, e.g. `github.com/acme/plant`; undefined for what is no URL of a git server. */
 export const of = (url: string): string | undefined => {
   const text = url.trim()
@@ -60,6 +65,29 @@ export const of = (url: string): string | undefined => {
   return path.replaceAll("/", "") === "" ? undefined : identity("ssh", host, "", path)
 }
 
+/** Under what a repository of that URL may be spoken of: its identity, and its last two names on any host. */
+export const names = (url: string): ReadonlyArray<string> => {
+  const identity = of(url)
+  if (identity === undefined) return []
+  const [name, project, ...rest] = identity.split("/").toReversed()
+  return rest.length === 0 || project === undefined || name === undefined
+    ? [identity]
+    : [identity, onAnyHost(project, name)]
+}
+
+/** The one of {@link names} that a sender has used: a URL in whatever form, or {@link onAnyHost}. */
+export const nameIn = (said: string): string | undefined => (anyHost.test(said) ? said.toLowerCase() : of(said))
+
+/** Name of the index of a store by {@link names}. */
+export const index = "repository-name"
+
+/** @param said as a sender names a repository */
+export const speaksOf = (said: string, url: string): boolean => {
+  const name = nameIn(said)
+  return name !== undefined && names(url).includes(name)
+}
+
+/** Whether two URLs name one repository. */
 export const isSame = (a: string, b: string): boolean => {
   const left = of(a)
   return left !== undefined && left === of(b)

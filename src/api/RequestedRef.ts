@@ -149,7 +149,7 @@ export const isHandled = (annotations: Annotations, lastHandled: string | undefi
 
 interface Delivered {
   readonly by: Sender
-  /** URLs of the repository that it is about, as the sender writes them; empty when the sender does not say. */
+  /** Names of the repository that it is about (see `RepositoryIdentity.speaksOf`); empty when the sender does not say. */
   readonly repositories?: ReadonlyArray<string>
   /** The sender's id of the delivery; a repeated one is a duplicate. */
   readonly id?: string
@@ -332,12 +332,20 @@ const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
 const decideOne = (delivery: Delivery, target: Target, stamp: Stamp): Decision =>
   delivery._tag === "Promotion" ? decidePromotion(delivery, target, stamp) : decidePush(delivery, target, stamp)
 
+const says = ({ repositories }: Delivery): boolean => repositories !== undefined && repositories.length > 0
+
 /** Those about the target's repository; where none says so, those that do not say which. */
 const about = (deliveries: ReadonlyArray<Delivery>, repository: string): ReadonlyArray<Delivery> => {
-  const says = (delivery: Delivery) => delivery.repositories !== undefined && delivery.repositories.length > 0
-  const ours = deliveries.filter((delivery) =>
-    delivery.repositories?.some((url) => RepositoryIdentity.isSame(url, repository))
-  )
+  const names = new Set(RepositoryIdentity.names(repository))
+  // The changes of one push share the list, and there may be thousands.
+  const known = new Map<ReadonlyArray<string>, boolean>()
+  const isOurs = (repositories: ReadonlyArray<string>): boolean => {
+    const verdict =
+      known.get(repositories) ?? repositories.some((said) => names.has(RepositoryIdentity.nameIn(said) ?? ""))
+    known.set(repositories, verdict)
+    return verdict
+  }
+  const ours = deliveries.filter(({ repositories = [] }) => isOurs(repositories))
   return ours.length > 0 ? ours : deliveries.filter((delivery) => !says(delivery))
 }
 
@@ -348,10 +356,12 @@ const about = (deliveries: ReadonlyArray<Delivery>, repository: string): Readonl
 export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stamp: Stamp): Decision => {
   const ours = about(deliveries, target.repository)
   if (ours.length === 0) {
-    const others = deliveries.flatMap((delivery) => delivery.repositories?.slice(0, 1) ?? [])
-    return notForUs(`it is about another repository (${others.join(", ")}), not ${target.repository}`)
+    const others = new Set(deliveries.flatMap((delivery) => delivery.repositories?.slice(0, 1) ?? []))
+    return notForUs(`it is about another repository (${[...others].slice(0, 3).join(", ")}), not ${target.repository}`)
   }
-  const decisions = ours.map((delivery) => decideOne(delivery, target, stamp))
+  const { ref } = inForce(target.annotations, target.specRef)
+  const near = ours.filter((delivery) => delivery._tag === "Promotion" || delivery.ref === ref)
+  const decisions = (near.length > 0 ? near : ours.slice(0, 1)).map((delivery) => decideOne(delivery, target, stamp))
   return (
     decisions.find(({ _tag }) => _tag === "Write") ??
     decisions.find(({ _tag }) => _tag === "AlreadyHandled") ??

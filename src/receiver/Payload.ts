@@ -2,59 +2,49 @@
  * A webhook's headers and bytes to what they mean. Pure.
  *
  * A header that names a forge and its event decides first; a body without one is recognised by its shape, first match
- * wins: release, push, Argo CD, Kargo, generic. A new sender is a file under `senders/` and a line here.
+ * wins: the forges, Argo CD, Kargo, generic. A new sender is a file under `senders/` and a line here.
  */
 import { Predicate, Result } from "effect"
 import { createHash } from "node:crypto"
-import type * as RequestedRef from "../api/RequestedRef.ts"
 import * as Reader from "./Reader.ts"
 import * as ArgoCD from "./senders/ArgoCD.ts"
+import * as AzureDevOps from "./senders/AzureDevOps.ts"
+import * as BitbucketCloud from "./senders/BitbucketCloud.ts"
+import * as BitbucketServer from "./senders/BitbucketServer.ts"
 import * as Generic from "./senders/Generic.ts"
-import * as GitHubCreate from "./senders/GitHubCreate.ts"
-import * as GitHubPing from "./senders/GitHubPing.ts"
-import * as GitHubPush from "./senders/GitHubPush.ts"
-import * as GitHubRelease from "./senders/GitHubRelease.ts"
+import * as Gitea from "./senders/Gitea.ts"
+import * as GitHub from "./senders/GitHub.ts"
+import * as GitLab from "./senders/GitLab.ts"
 import * as Kargo from "./senders/Kargo.ts"
 
-const readers: ReadonlyArray<Reader.Reader> = [
-  GitHubRelease.reader,
-  GitHubPush.reader,
-  GitHubCreate.reader,
-  GitHubPing.reader,
-  ArgoCD.reader,
-  Kargo.reader,
-  Generic.reader
+/** In the order of recognition, by header and by body: Gitea and its kin send GitHub's header as well. */
+const senders: ReadonlyArray<Reader.Sender> = [
+  AzureDevOps.sender,
+  Gitea.sender,
+  GitLab.sender,
+  BitbucketCloud.sender,
+  BitbucketServer.sender,
+  GitHub.sender,
+  ArgoCD.sender,
+  Kargo.sender,
+  Generic.sender
 ]
 
-/** Headers that name an event, in the order of recognition: Gitea and its kin send GitHub's as well. */
-const eventHeaders: ReadonlyArray<{
-  readonly header: string
-  readonly forge: RequestedRef.Sender
-  readonly id: string
-}> = [
-  { header: "x-vss-activityid", forge: "azure-devops", id: "x-vss-activityid" },
-  { header: "x-forgejo-event", forge: "gitea", id: "x-gitea-delivery" },
-  { header: "x-gitea-event", forge: "gitea", id: "x-gitea-delivery" },
-  { header: "x-gogs-event", forge: "gitea", id: "x-gogs-delivery" },
-  { header: "x-gitlab-event", forge: "gitlab", id: "x-gitlab-event-uuid" },
-  { header: "x-event-key", forge: "bitbucket", id: "x-request-id" },
-  { header: "x-github-event", forge: "github", id: "x-github-delivery" }
-]
+const marks = senders.flatMap((sender) => sender.marks.map((mark) => ({ sender, mark })))
+
+/** Headers of senders that are no forge. */
+const otherIds = ["idempotency-key", "webhook-id"]
 
 /** Objects and lists within each other at most: real payloads stay below 30. */
 const deepest = 128
 
-/** An id goes into an annotation; a longer one is none of a sender that we know. */
-const idPattern = /^[\u0021-\u007e]{1,128}$/
-
-const namedEvent = (headers: Reader.Headers) =>
-  eventHeaders.find(({ header }) => headers[header] !== undefined && headers[header] !== "")
+/** Whose message it is, when a header tells. */
+const markedBy = (headers: Reader.Headers) =>
+  marks.find(({ mark }) => headers[mark.header] !== undefined && headers[mark.header] !== "")
 
 /** The sender's id of a delivery, from the headers alone. */
-export const deliveryId = (headers: Reader.Headers): string | undefined => {
-  const id = headers[namedEvent(headers)?.id ?? "idempotency-key"]
-  return id !== undefined && idPattern.test(id) ? id : undefined
-}
+export const deliveryId = (headers: Reader.Headers): string | undefined =>
+  (markedBy(headers)?.mark.ids ?? otherIds).map((header) => Reader.idOf(headers[header])).find((id) => id !== undefined)
 
 /** Whether braces and brackets nest deeper than that; without recursion, which is what deep ones are made to break. */
 const isDeeper = (json: string, depth: number): boolean => {
@@ -107,21 +97,20 @@ export const read = (headers: Reader.Headers, bytes: Uint8Array): Reader.Reading
     Result.flatMap(parseObject)
   )
   if (Result.isFailure(body)) return Reader.invalid(body.failure)
-  const named = namedEvent(headers)
-  const id = deliveryId(headers)
+  const marked = markedBy(headers)
   const message: Reader.Message = {
     body: body.success,
     digest: createHash("sha256").update(bytes).digest("base64url"),
-    ...(named === undefined ? {} : { event: { forge: named.forge, name: headers[named.header] ?? "" } }),
-    ...(id === undefined ? {} : { id })
+    ...Reader.optional("id", deliveryId(headers)),
+    ...(marked === undefined
+      ? {}
+      : { event: { forge: marked.sender.name, name: headers[marked.mark.event ?? marked.mark.header] ?? "" } })
   }
-  const reader = readers.find((candidate) => candidate.recognises(message))
-  if (reader !== undefined) return reader.read(message)
-  if (message.event !== undefined) {
-    const { forge, name } = message.event
-    return Reader.ignored(forge, `the event "${name.slice(0, 64)}" of ${forge} is nothing to act on`)
-  }
-  return Reader.invalid(
-    'no ref found: it is looked for in "release.tag_name", app.metadata.annotations["git.ref"], "freight.commits" and "ref"'
+  const sender = marked?.sender ?? senders.find((candidate) => candidate.looksLike(message.body))
+  return (
+    sender?.read(message) ??
+    Reader.invalid(
+      'no ref found: it is looked for in "release.tag_name", app.metadata.annotations["git.ref"], "freight.commits" and "ref"'
+    )
   )
 }

@@ -1,6 +1,6 @@
 /**
- * What a message of a sender means. Each sender has a {@link Reader}, a file of its own under `senders/`; `Payload` asks
- * them in order. All of it is pure.
+ * What a message of a sender means. Each {@link Sender} is a file of its own under `senders/`; `Payload` asks them in
+ * order. All of it is pure.
  */
 import type { Array } from "effect"
 import type * as RequestedRef from "../api/RequestedRef.ts"
@@ -10,7 +10,7 @@ export type Headers = Readonly<Record<string, string | undefined>>
 
 /** A message whose body is a JSON object. */
 export interface Message {
-  /** The forge and its event, when a header tells. */
+  /** The forge and its event, when a header tells; the name is empty where the header is there and names none. */
   readonly event?: { readonly forge: RequestedRef.Sender; readonly name: string }
   /** The sender's id of this delivery. */
   readonly id?: string
@@ -48,8 +48,21 @@ export interface Invalid {
 
 export type Reading = Request | Ignored | Invalid
 
-export interface Reader {
-  readonly recognises: (message: Message) => boolean
+/** A header by which a forge's messages are known. */
+export interface Mark {
+  readonly header: string
+  /** Header that names the event; the mark itself when absent. */
+  readonly event?: string
+  /** Headers that hold the id of a delivery, best first. */
+  readonly ids: ReadonlyArray<string>
+}
+
+export interface Sender {
+  readonly name: RequestedRef.Sender
+  /** None: it has no header of its own. */
+  readonly marks: ReadonlyArray<Mark>
+  /** Whether a body is this sender's that came without a mark of anybody. */
+  readonly looksLike: (body: Message["body"]) => boolean
   readonly read: (message: Message) => Reading
 }
 
@@ -57,11 +70,17 @@ export const invalid = (message: string): Invalid => ({ _tag: "Invalid", message
 
 export const ignored = (sender: RequestedRef.Sender, reason: string): Ignored => ({ _tag: "Ignored", sender, reason })
 
-/** The message is an event of that name; or has no event header at all and its body looks like one. */
-export const isEvent = (
-  message: Message,
-  forge: RequestedRef.Sender,
-  name: string,
-  looksLike: (body: Message["body"]) => boolean = () => false
-): boolean =>
-  message.event === undefined ? looksLike(message.body) : message.event.forge === forge && message.event.name === name
+/** A delivery's id goes into an annotation: what cannot be one of a sender that we know is none. */
+export const idOf = (text: string | undefined): string | undefined =>
+  text !== undefined && /^[\u0021-\u007e]{1,128}$/.test(text) ? text : undefined
+
+/** An event of a forge that asks for nothing. */
+export const otherEvent = (sender: RequestedRef.Sender, name: string): Ignored =>
+  ignored(sender, `the event "${clip(name)}" of ${sender} is nothing to act on`)
+
+/** A text of a sender, as short as it may be in a message. */
+export const clip = (text: string): string => (text.length > 64 ? `${text.slice(0, 64)}…` : text)
+
+/** An optional field, absent when there is no value for it. */
+export const optional = <K extends string, A>(key: K, value: A | undefined): { readonly [P in K]?: A } =>
+  (value === undefined ? {} : { [key]: value }) as { readonly [P in K]?: A }

@@ -64,6 +64,28 @@ describe("RepositoryIdentity", () => {
     assert.isFalse(RepositoryIdentity.isSame("http://[::1]:8080/a", "http://[::2]:8080/a"))
   })
 
+  it("is spoken of by its URL in whatever form, or by its last two names on any host", () => {
+    const scm = "https://bitbucket.example/scm/ACME/plant.git"
+    const said = ["ssh://git@bitbucket.example/scm/acme/plant", RepositoryIdentity.onAnyHost("Acme", "Plant")]
+    for (const name of said) assert.isTrue(RepositoryIdentity.speaksOf(name, scm))
+    for (const name of [
+      "?/acme/plant-2",
+      "?/scm/acme",
+      "?/plant",
+      "?/",
+      "?",
+      "",
+      "https://bitbucket.example/acme/plant"
+    ]) {
+      assert.isFalse(RepositoryIdentity.speaksOf(name, scm))
+    }
+  })
+
+  it("has no other name when its URL has none, or is too short", () => {
+    assert.deepStrictEqual(RepositoryIdentity.names("no URL"), [])
+    assert.deepStrictEqual(RepositoryIdentity.names("https://git.example/plant"), ["git.example/plant"])
+  })
+
   it.each([plant, ...same, ...others])("agrees with what src/git connects to: %s", (url) => {
     const parsed = RepositoryUrl.parse(url)
     // What src/git refuses (a user that looks like an option) may still be a sender's way to write a URL.

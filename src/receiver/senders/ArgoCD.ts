@@ -17,8 +17,10 @@ const refOf = (body: Reader.Message["body"]): unknown => {
   return Predicate.isObject(annotations) ? (annotations as Readonly<Record<string, unknown>>)["git.ref"] : undefined
 }
 
-export const reader: Reader.Reader = {
-  recognises: ({ body, event }) => event === undefined && refOf(body) !== undefined,
+export const sender: Reader.Sender = {
+  name: "argocd",
+  marks: [],
+  looksLike: (body) => refOf(body) !== undefined,
   read: ({ body, id }) => {
     const ref = RefField.read(
       'app.metadata.annotations["git.ref"]',
@@ -30,7 +32,7 @@ export const reader: Reader.Reader = {
       _tag: "Request",
       sender: "argocd",
       patience: "person",
-      deliveries: [{ _tag: "Promotion", by: "argocd", ref: ref.success.ref, ...(id === undefined ? {} : { id }) }]
+      deliveries: [{ _tag: "Promotion", by: "argocd", ref: ref.success.ref, ...Reader.optional("id", id) }]
     }
   }
 }

@@ -7,8 +7,10 @@ import * as RefField from "../RefField.ts"
 const Commit = Schema.NullOr(Schema.String.check(Schema.makeFilter((id) => GitRef.isCommit(id) && !GitRef.isZero(id))))
 const decodeCommit = Schema.decodeUnknownOption(Commit)
 
-export const reader: Reader.Reader = {
-  recognises: ({ body, event }) => event === undefined && Object.hasOwn(body, "ref"),
+export const sender: Reader.Sender = {
+  name: "generic",
+  marks: [],
+  looksLike: (body) => Object.hasOwn(body, "ref"),
   read: ({ body, id }) => {
     const ref = RefField.read("ref", body["ref"], "Has the variable that it comes from a value?")
     if (Result.isFailure(ref)) return Reader.invalid(ref.failure)
@@ -24,7 +26,7 @@ export const reader: Reader.Reader = {
           by: "generic",
           ref: ref.success.ref,
           ...(commit.value === null ? {} : { commit: commit.value }),
-          ...(id === undefined ? {} : { id })
+          ...Reader.optional("id", id)
         }
       ]
     }

@@ -1,9 +1,8 @@
-/**
- * GitHub `push`, and a body of that format without a header (a server's own hook): wakes who follows the branch or tag.
- */
+/** The event `push` in GitHub's format, also that of a server's own hook: wakes who follows the branch or tag. */
 import { Option, Result, Schema } from "effect"
 import * as GitRef from "../../api/GitRef.ts"
 import * as Reader from "../Reader.ts"
+import * as Changes from "./Changes.ts"
 import { GitHubRepository, urls } from "./GitHubRepository.ts"
 
 const text = Schema.optionalKey(Schema.NullOr(Schema.String))
@@ -18,50 +17,23 @@ const Body = Schema.Struct({
 })
 const decode = Schema.decodeUnknownOption(Body)
 
-export const reader: Reader.Reader = {
-  recognises: (message) =>
-    Reader.isEvent(
-      message,
-      "github",
-      "push",
-      ({ after, before, ref }) =>
-        typeof ref === "string" && ref.startsWith("refs/") && typeof before === "string" && typeof after === "string"
-    ),
-  read: ({ body, event, id }) => {
-    const decoded = decode(body)
-    if (Option.isNone(decoded)) return Reader.invalid("this is no push: it needs `ref`, `before` and `after` as texts")
-    const { after, before, deleted, head_commit, ref, repository } = decoded.value
-    const by = event === undefined ? "generic" : "github"
-    const named = GitRef.read(ref)
-    if (Result.isFailure(named)) return Reader.ignored(by, `the pushed ref ${named.failure}`)
-    const { kind, ref: short } = named.success
-    if (kind === undefined) return Reader.invalid('"ref" of a push starts with refs/heads/ or refs/tags/')
-    if (deleted === true || (typeof after === "string" && GitRef.isZero(after))) {
-      return Reader.ignored(by, `the ${kind} "${short}" was deleted`)
-    }
-    return {
-      _tag: "Request",
-      sender: by,
-      patience: "forge",
-      deliveries: [
-        {
-          _tag: "Push",
-          by,
-          ref: short,
-          kind,
-          repositories: urls(repository),
-          ...commit("before", before),
-          // For an annotated tag `after` is the tag's own id.
-          ...commit("after", head_commit?.id ?? after),
-          ...(id === undefined ? {} : { id })
-        }
-      ]
-    }
-  }
+/** A body without a header is a push by its `before` and `after`. */
+export const looksLike = ({ after, before, ref }: Reader.Message["body"]): boolean =>
+  typeof ref === "string" && ref.startsWith("refs/") && typeof before === "string" && typeof after === "string"
+
+export const read = ({ body, event, id }: Reader.Message): Reader.Reading => {
+  const decoded = decode(body)
+  if (Option.isNone(decoded)) return Reader.invalid("this is no push: it needs `ref`, `before` and `after` as texts")
+  const { after, before, deleted, head_commit, ref, repository } = decoded.value
+  if (!ref.startsWith("refs/")) return Reader.invalid('"ref" of a push starts with refs/heads/ or refs/tags/')
+  const isGone = deleted === true || (typeof after === "string" && GitRef.isZero(after))
+  return Changes.read({
+    by: event?.forge ?? "generic",
+    id,
+    repositories: urls(repository),
+    // For an annotated tag `after` is the tag's own id.
+    changes: [Result.succeed({ ref, before, after: isGone ? zeros : (head_commit?.id ?? after) })]
+  })
 }
 
-/** Only what is a commit's id: anything else, zeros too, tells nothing. */
-const commit = <K extends "before" | "after">(key: K, id: string | null | undefined): { readonly [P in K]?: string } =>
-  (typeof id === "string" && GitRef.isCommit(id) && !GitRef.isZero(id) ? { [key]: id } : {}) as {
-    readonly [P in K]?: string
-  }
+const zeros = "0".repeat(40)

@@ -45,12 +45,14 @@ const delivery = (
     ref,
     ...(repository === "" ? {} : { repositories: [repository] }),
     ...(sha !== undefined && GitRef.isCommit(sha) ? { commit: sha } : {}),
-    ...(id === undefined ? {} : { id })
+    ...Reader.optional("id", id)
   }))
 }
 
-export const reader: Reader.Reader = {
-  recognises: ({ body, event }) => event === undefined && Predicate.isNotNullish(commitsOf(body)),
+export const sender: Reader.Sender = {
+  name: "kargo",
+  marks: [],
+  looksLike: (body) => Predicate.isNotNullish(commitsOf(body)),
   read: ({ body, id }) => {
     const commits = commitsOf(body)
     if (!globalThis.Array.isArray(commits)) return Reader.invalid('"freight.commits" is no list')
