@@ -40,7 +40,6 @@ const result = await build({
   platform: "node",
   target: "node22.19",
   minify: true,
-  keepNames: true,
   sourcemap: "linked",
   metafile: true,
   legalComments: "none",

@@ -2,12 +2,11 @@
  * `stoker agent`: the sidecar of one gateway. Its flags are its environment (see `agent/Settings`), besides `PROBE_PORT`
  * (8082; 0 is any free one) and `OTEL_*`.
  */
-import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as NodeChildProcessSpawner from "@effect/platform-node/NodeChildProcessSpawner"
+import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
+import * as NodePath from "@effect/platform-node/NodePath"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Config, Effect, Exit, FileSystem, Layer, Schema } from "effect"
-import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
-import { createServer } from "node:http"
 import { Agent } from "../agent/Agent.ts"
 import { Owner } from "../agent/Owner.ts"
 import { Repository } from "../agent/Repository.ts"
@@ -23,6 +22,7 @@ import { ApiClient } from "../kubernetes/ApiClient.ts"
 import { version } from "../Version.ts"
 import { KubeConfig } from "../kubernetes/KubeConfig.ts"
 import { Health } from "../telemetry/Health.ts"
+import * as ProbeServer from "../telemetry/ProbeServer.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Telemetry from "../telemetry/Telemetry.ts"
 
@@ -40,23 +40,15 @@ const gateway = Layer.unwrap(
 const PortOrFree = Schema.Int.pipe(Schema.check(Schema.isBetween({ minimum: 0, maximum: 65535 })))
 
 /** First up, last down. */
-const probes = HttpRouter.serve(Health.routes, { disableListenLog: true, disableLogger: true }).pipe(
-  Layer.merge(
-    Layer.effectDiscard(
-      Effect.flatMap(HttpServer.HttpServer, ({ address }) =>
-        Effect.logInfo("listening").pipe(
-          Effect.annotateLogs({ what: "probes", ...("port" in address ? { port: address.port } : {}) })
-        )
-      )
-    )
-  ),
-  Layer.provide(
-    NodeHttpServer.layerConfig(
-      createServer,
-      Config.all({ port: Config.schema(PortOrFree, "PROBE_PORT").pipe(Config.withDefault(8082)) })
-    )
-  ),
-  Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen, () => true))
+const probes = Layer.effectDiscard(
+  Effect.gen(function* () {
+    yield* ProbeServer.serve({ port: yield* Config.schema(PortOrFree, "PROBE_PORT").pipe(Config.withDefault(8082)) })
+  })
+)
+
+/** What `NodeServices` has, without what an agent never uses. */
+const platform = NodeChildProcessSpawner.layer.pipe(
+  Layer.provideMerge(Layer.mergeAll(NodeFileSystem.layer, NodePath.layer))
 )
 
 /** Everything but the environment that a test replaces. */
@@ -69,7 +61,7 @@ export const main = (version: string) =>
     Layer.provide(probes),
     Layer.provideMerge([Settings.layer, Supervisor.layer, Health.layer]),
     Layer.provide(Telemetry.layer({ service: "stoker-agent", version })),
-    Layer.provide(NodeServices.layer)
+    Layer.provide(platform)
   )
 
 export const run = (_args: ReadonlyArray<string>): void =>

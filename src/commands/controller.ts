@@ -23,6 +23,7 @@ import * as LeaderElection from "../kubernetes/LeaderElection.ts"
 import { Authorizer } from "../receiver/Authorizer.ts"
 import * as Receiver from "../receiver/Receiver.ts"
 import { Health } from "../telemetry/Health.ts"
+import * as ProbeServer from "../telemetry/ProbeServer.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Telemetry from "../telemetry/Telemetry.ts"
 import { version } from "../Version.ts"
@@ -86,7 +87,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
     "process",
     Effect.suspend(() => (phase === "running" ? Effect.void : Effect.fail(phase)))
   )
-  if (probes !== "off") yield* Layer.build(serve("probes", probes, Health.routes))
+  if (probes !== "off") yield* ProbeServer.serve(probes)
   if (metrics !== "off") {
     if (flags.metricsSecure) {
       yield* Effect.logWarning(

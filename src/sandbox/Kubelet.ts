@@ -128,13 +128,13 @@ export const run = Effect.fnUntraced(function* (pod: Pod) {
     logFolder: pod.logFolder,
     grace: "10 seconds",
     env: {
+      // Nothing of the sandbox's own surroundings may help the product along.
+      KUBECONFIG: undefined,
+      NODE_OPTIONS: undefined,
       ...pod.env,
       KUBERNETES_SERVICE_HOST: server.hostname,
       KUBERNETES_SERVICE_PORT: server.port,
-      SERVICE_ACCOUNT_DIR: pod.serviceAccountFolder,
-      // Nothing of the sandbox's own surroundings may help the product along.
-      KUBECONFIG: undefined,
-      NODE_OPTIONS: undefined
+      SERVICE_ACCOUNT_DIR: pod.serviceAccountFolder
     }
   })
   const probes = `http://127.0.0.1:${pod.probePort}`
@@ -274,6 +274,9 @@ export const runAgent = Effect.fnUntraced(function* (options: {
       API_KEY_FILE: apiKeyFile,
       SYNC_PERIOD: "30",
       PROBE_PORT: String(probePort),
+      // As the chart gives them to the controller: little garbage is kept, one arena serves all threads.
+      NODE_OPTIONS: "--max-semi-space-size=1",
+      MALLOC_ARENA_MAX: "1",
       ...(Option.isSome(gitToken) ? { GIT_TOKEN_FILE: gitTokenFile } : {}),
       ...options.env
     },

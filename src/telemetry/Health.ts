@@ -1,11 +1,8 @@
 /**
- * Probes: what Kubernetes asks a process. Each check has a name and is asked anew at every probe.
- *
- * `/healthz` (liveness), `/readyz` (readiness), `/startupz` (startup): 200 `ok`, or 503 with a line for each check that
- * fails: its name and what it waits for.
+ * What Kubernetes asks a process: whether it lives, is ready, has started. Each check has a name and is asked anew at
+ * every probe; `ProbeServer` answers over HTTP.
  */
 import { Context, Effect, Layer, type Scope } from "effect"
-import { HttpRouter, HttpServerResponse } from "effect/http"
 
 export type Probe = "live" | "ready" | "startup"
 
@@ -65,20 +62,4 @@ export class Health extends Context.Service<
         )
     }
   })
-
-  /** The three routes. */
-  static readonly routes = HttpRouter.use(
-    Effect.fnUntraced(function* (router) {
-      const health = yield* Health
-      const answer = (probe: Probe) =>
-        Effect.map(health.failing(probe), (failing) =>
-          failing.length === 0
-            ? HttpServerResponse.text("ok")
-            : HttpServerResponse.text(`${failing.join("\n")}\n`, { status: 503 })
-        )
-      yield* router.add("GET", "/healthz", answer("live"))
-      yield* router.add("GET", "/readyz", answer("ready"))
-      yield* router.add("GET", "/startupz", answer("startup"))
-    })
-  )
 }
