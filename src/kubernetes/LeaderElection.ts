@@ -13,6 +13,7 @@
 import { Clock, DateTime, Duration, Effect, Option, Random, Schema } from "effect"
 import { ApiClient } from "./ApiClient.ts"
 import type { ApiError } from "./ApiError.ts"
+import * as MicroTime from "./MicroTime.ts"
 import * as Resource from "./Resource.ts"
 
 export interface Options {
@@ -39,9 +40,6 @@ const Lease = Schema.Struct({
 })
 type Lease = typeof Lease.Type
 const decodeLease = Schema.decodeUnknownEffect(Lease)
-
-/** MicroTime: exactly six digits, or the API server refuses it. */
-export const microTime = (time: DateTime.DateTime): string => DateTime.formatIso(time).replace(/\.(\d{3})Z$/, ".$1000Z")
 
 /** Waits to become the leader, then runs the work. Ends as the work ends. */
 export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work: Effect.Effect<A, E, R>) {
@@ -84,7 +82,7 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
       spec.holderIdentity === "" ||
       now - seen.at >= (spec.leaseDurationSeconds ?? Duration.toSeconds(leaseDuration)) * 1000
     if (!mine && !isFree) return false
-    const time = microTime(yield* DateTime.now)
+    const time = MicroTime.format(yield* DateTime.now)
     yield* write(current, {
       holderIdentity: options.identity,
       leaseDurationSeconds: Duration.toSeconds(leaseDuration),
@@ -130,7 +128,7 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
   const release = Effect.gen(function* () {
     const current = yield* read
     if (Option.getOrUndefined(current)?.spec.holderIdentity !== options.identity) return
-    const time = microTime(yield* DateTime.now)
+    const time = MicroTime.format(yield* DateTime.now)
     yield* write(current, {
       holderIdentity: "",
       leaseDurationSeconds: 1,

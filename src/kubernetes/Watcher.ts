@@ -164,7 +164,7 @@ export const run = Effect.fnUntraced(function* <A, R>(
   /** One watch from `seen` on. Succeeds with the number of its lines when the API server ended it. */
   const watch = Effect.gen(function* () {
     // Random, so that the watches of a process do not all end at once; below the 295 s at which some proxies cut.
-    const timeoutSeconds = yield* Random.nextIntBetween(240, 290)
+    const timeoutSeconds = yield* Random.nextIntBetween(240, 289)
     const idle = bookmarks || watches++ === 0 ? silence : Duration.seconds(timeoutSeconds + 5)
     let lines = 0
     yield* client.watch(options.resource, { ...options, resourceVersion: seen ?? "", timeoutSeconds }).pipe(

@@ -4,6 +4,7 @@ import { TestClock } from "effect/testing"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import * as LeaderElection from "../../src/kubernetes/LeaderElection.ts"
+import * as MicroTime from "../../src/kubernetes/MicroTime.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import * as Connection from "./Connection.ts"
 
@@ -178,7 +179,7 @@ describe("LeaderElection", () => {
   )
 
   it("writes times with six digits", () => {
-    assert.strictEqual(LeaderElection.microTime(DateTime.makeUnsafe(1_700_000_000_005)), "2023-11-14T22:13:20.005000Z")
+    assert.strictEqual(MicroTime.format(DateTime.makeUnsafe(1_700_000_000_005)), "2023-11-14T22:13:20.005000Z")
   })
 })
 
