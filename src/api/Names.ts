@@ -14,6 +14,9 @@ export const lease = "a86165bb.stoker.io"
 /** Field managers of the three writers. */
 export const managers = { controller: "stoker-controller", receiver: "stoker-receiver", agent: "stoker-agent" } as const
 
+/** Who reports the events on a GatewaySync. */
+export const eventController = "stoker.io/controller"
+
 /** Annotations and labels that users put on gateway pods, and those that injection adds. */
 export const pod = {
   inject: "stoker.io/inject",

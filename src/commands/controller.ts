@@ -18,6 +18,7 @@ import { SharedRefs } from "../controller/SharedRefs.ts"
 import { Stores } from "../controller/Stores.ts"
 import { GitCommand } from "../git/GitCommand.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
+import { EventRecorder } from "../kubernetes/EventRecorder.ts"
 import { KubeConfig } from "../kubernetes/KubeConfig.ts"
 import * as LeaderElection from "../kubernetes/LeaderElection.ts"
 import { Authorizer } from "../receiver/Authorizer.ts"
@@ -99,7 +100,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
   const context = yield* Layer.build(
     Layer.provideMerge(
       GatewaySyncController.layer,
-      Layer.mergeAll(Stores.layer, SharedRefs.layer, Metrics.layer, SecureRandom.layerWebCrypto)
+      Layer.mergeAll(Stores.layer, SharedRefs.layer, Metrics.layer, SecureRandom.layerWebCrypto, events)
     ).pipe(Layer.provideMerge(Memory.layer), Layer.provide(GitCommand.layer))
   )
   yield* Effect.gen(function* () {
@@ -142,18 +143,26 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
   }).pipe(Effect.provide(context))
 }, Effect.scoped)
 
+const podName = Config.String("POD_NAME").pipe(Config.withDefault("stoker"))
+
+/** What is still to be written when the process stops is written after the Lease was given back: it harms nobody. */
+const events = Layer.unwrap(
+  Effect.gen(function* () {
+    return EventRecorder.layer({ controller: Names.eventController, instance: yield* podName })
+  })
+)
+
 /** Runs the work while this process leads. Its Lease goes over connections of its own. */
 const elected = Effect.fnUntraced(function* <A, E, R>(work: Effect.Effect<A, E, R>) {
   const { namespace } = yield* KubeConfig
   const { uuidV4 } = yield* SecureRandom.SecureRandom
-  const pod = yield* Config.String("POD_NAME").pipe(Config.withDefault("stoker"))
   const own = yield* Layer.build(Layer.fresh(ApiClient.layer))
   const mine = yield* Effect.context<R>()
   yield* LeaderElection.lead(
     {
       namespace,
       name: Names.lease,
-      identity: `${pod}_${(yield* uuidV4()).slice(0, 8)}`,
+      identity: `${yield* podName}_${(yield* uuidV4()).slice(0, 8)}`,
       lost: Effect.andThen(
         Effect.logFatal("the lease was lost, so this process ends at once: another may lead"),
         // No grace: what a leader does after this may undo what the next one does.

@@ -13,6 +13,7 @@ import * as RequestedRef from "../api/RequestedRef.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import { ApiError } from "../kubernetes/ApiError.ts"
 import * as Controller from "../kubernetes/Controller.ts"
+import { EventRecorder } from "../kubernetes/EventRecorder.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import type { StoreNotReady } from "../kubernetes/Store.ts"
 import type { Job } from "../kubernetes/WorkQueue.ts"
@@ -24,6 +25,7 @@ import { byGatewaySync, byNamespace, Stores } from "./Stores.ts"
 import * as AgentAccess from "./steps/AgentAccess.ts"
 import * as Deletion from "./steps/Deletion.ts"
 import * as Discovery from "./steps/Discovery.ts"
+import * as Events from "./steps/Events.ts"
 import * as Finalizer from "./steps/Finalizer.ts"
 import * as Maps from "./steps/Maps.ts"
 import * as Owned from "./steps/Owned.ts"
@@ -37,7 +39,7 @@ export const concurrency = 8
 /** How long running reconciles may take to finish when the controller stops. */
 export const drain = Duration.seconds(30)
 
-type Needs = ApiClient | Memory | Metrics | SecureRandom.SecureRandom | SharedRefs | Stores
+type Needs = ApiClient | EventRecorder | Memory | Metrics | SecureRandom.SecureRandom | SharedRefs | Stores
 
 export class GatewaySyncController extends Context.Service<
   GatewaySyncController,
@@ -129,6 +131,8 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
   const cr = requested.fate === "ended" ? Request.withoutOverride(found) : found
   const inForce = RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref)
 
+  yield* tellOfDelivery(cr)
+
   const problems = Profile.problems(cr.spec.sync.defaults, cr.spec.sync.profiles)
   const { maps, pods } = yield* belongings(cr)
   const prepared = yield* attempt(Maps.ensureStatus(cr, maps.status))
@@ -162,6 +166,7 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
     now: Time.format(now)
   })
   yield* applyStatus(cr, status)
+  yield* record(cr, Events.between({ cr, pods, status, refusedRights: granted.error?.message }))
   yield* (yield* Metrics).show(cr, status)
   if (failure !== undefined) return yield* failure
 
@@ -171,6 +176,20 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
   return Number.isFinite(resolution.nextLook)
     ? Duration.millis(Math.max(0, resolution.nextLook - (yield* Clock.currentTimeMillis)))
     : undefined
+})
+
+/** After a restart a delivery may be told once more, and is never left out. */
+const tellOfDelivery = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync) {
+  const memory = yield* Memory
+  const { question, told } = yield* memory.saw(cr)
+  if (told === question.mark) return
+  yield* record(cr, Events.received(cr))
+  yield* memory.update(cr, { told: question.mark })
+})
+
+const record = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync, happenings: ReadonlyArray<Events.Happening>) {
+  const recorder = yield* EventRecorder
+  for (const happening of happenings) yield* recorder.record({ ...happening, regarding: Events.regarding(cr) })
 })
 
 /** What a step that writes came to. A refusal keeps nobody from resolving, and the status says it. */

@@ -26,6 +26,8 @@ export interface Remembered {
   readonly failed?: Attempts | undefined
   /** The remote still serves what was there before a push. */
   readonly lag?: Attempts | undefined
+  /** The question whose delivery people were told of. */
+  readonly told?: string
   /** Role and binding as they were last applied. */
   readonly access?: { readonly digest: string; readonly at: number }
 }

@@ -16,6 +16,7 @@ import { SharedRefs } from "../../src/controller/SharedRefs.ts"
 import { Stores } from "../../src/controller/Stores.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import { EventRecorder } from "../../src/kubernetes/EventRecorder.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
@@ -88,7 +89,15 @@ const running = Layer.effectDiscard(
 /** The controller over whatever ApiClient is given. */
 export const controller = running.pipe(
   Layer.provideMerge(GatewaySyncController.layer),
-  Layer.provideMerge(Layer.mergeAll(Stores.layer, SharedRefs.layer, Metrics.layer, SecureRandom.layerWebCrypto)),
+  Layer.provideMerge(
+    Layer.mergeAll(
+      Stores.layer,
+      SharedRefs.layer,
+      Metrics.layer,
+      SecureRandom.layerWebCrypto,
+      EventRecorder.layer({ controller: Names.eventController, instance: "test" })
+    )
+  ),
   Layer.provideMerge(Layer.mergeAll(Memory.layer, Supervisor.layer)),
   Layer.provide(GitCommand.layer),
   Layer.provide(NodeServices.layer)
@@ -104,6 +113,17 @@ export const layer = controller.pipe(
 // What tests do -------------------------------------------------------------------------------------------------------
 
 const decode = Schema.decodeUnknownEffect(GatewaySync)
+const decodeEvents = Schema.decodeUnknownEffect(
+  Schema.Struct({
+    items: Schema.Array(
+      Schema.Struct({
+        reason: Schema.String,
+        note: Schema.String,
+        series: Schema.optionalKey(Schema.Struct({ count: Schema.Int }))
+      })
+    )
+  })
+)
 
 /** A namespace of its own with helpers for one GatewaySync. */
 export const plant = Effect.fnUntraced(function* (namespace: string) {
@@ -121,6 +141,14 @@ export const plant = Effect.fnUntraced(function* (namespace: string) {
       Record<string, string | undefined>
     >
   })
+  /** `reason: note` of all events on the GatewaySyncs, in the order of their names, with `×n` where they are counted. */
+  const events = Effect.map(
+    Effect.flatMap(client.request("GET", Resource.path(Resource.events, { namespace })), decodeEvents),
+    ({ items }) =>
+      items
+        .map(({ note, reason, series }) => `${reason}: ${note}${series === undefined ? "" : ` ×${series.count}`}`)
+        .sort()
+  )
   const create = (name: string, spec: object) =>
     client.create(
       Names.gatewaySyncs,
@@ -143,7 +171,7 @@ export const plant = Effect.fnUntraced(function* (namespace: string) {
   const annotate = (name: string, annotations: Readonly<Record<string, string | null>>) =>
     patch(name, { metadata: { annotations } })
 
-  return { namespace, client, repository, ref, get, data, create, patch, annotate }
+  return { namespace, client, repository, ref, get, data, events, create, patch, annotate }
 })
 
 /** Looks until it is so. */

@@ -176,6 +176,12 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       assert.strictEqual(condition(polled, "RefResolved")?.status, "False")
       assert.strictEqual((yield* plant.data("stoker-metadata-site"))["commit"], second)
 
+      // People are told once, however often it is tried.
+      const events = yield* Cluster.until(plant.events, (all) => all.length === 2)
+      assert.match(events[0]!, /^RefResolutionFailed: .*no branch or tag "nowhere"/)
+      assert.notMatch(events[0]!, /Next try|×/)
+      assert.strictEqual(events[1], 'WebhookReceived: generic requests "nowhere"')
+
       // And once it is there, it is followed: fast, since the request is fresh.
       const third = yield* plant.repository.commit({ files: { a: "3" }, branch: "nowhere" })
       const resolved = yield* Cluster.until(plant.get("site"), hasCommit(third))
@@ -335,6 +341,17 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       assert.strictEqual(condition(ready, "SidecarInjected")?.status, "True")
       const reports = yield* Cluster.until(plant.data("stoker-status-site"), (data) => data["gone-0"] === undefined)
       assert.isDefined(reports["gateway-0"])
+
+      assert.deepStrictEqual(yield* Cluster.until(plant.events, (all) => all.length === 2), [
+        "GatewaysDiscovered: 1 gateway; new: gateway-0",
+        `SyncCompleted: 1/1 synced: main at ${first.slice(0, 7)}`
+      ])
+
+      yield* report("gateway-0", { ...synced, syncStatus: "Error", errorMessage: "the scan failed" })
+      const failed = yield* Cluster.until(plant.events, (all) => all.length === 3)
+      assert.strictEqual(failed[2], "SyncFailed: gateway gateway-0 (pod gateway-0): the scan failed")
+      yield* report("gateway-0", synced)
+      yield* Cluster.until(plant.events, (all) => all.some((line) => line.endsWith(" ×2")))
 
       yield* status(false)
       const notReady = yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncStatus === "Pending")

@@ -247,6 +247,9 @@ const notResolved = (error: Failure, retryAt: number | undefined): Conditions.Fi
       : `${error.message} Next try at ${Time.format(DateTime.makeUnsafe(retryAt))}`
 })
 
+/** What is wrong, whenever it is tried again. */
+export const withoutNextTry = (message: string): string => message.replace(/ Next try at \S+$/, "")
+
 interface Answer {
   readonly beganAt: number
   readonly resolved: Result.Result<Commit, Failure>

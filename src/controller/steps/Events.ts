@@ -1,0 +1,146 @@
+/**
+ * What people are told of a GatewaySync's history: from the status before to the status after. Pure. What did not change
+ * is not told again, also not by the next leader, since the status before is the one in the cluster.
+ */
+import * as Conditions from "../../api/Conditions.ts"
+import type { DiscoveredGateway, GatewaySync, Status } from "../../api/GatewaySync.ts"
+import * as Names from "../../api/Names.ts"
+import * as RequestedRef from "../../api/RequestedRef.ts"
+import type { Event, ObjectReference } from "../../kubernetes/EventRecorder.ts"
+import * as Resource from "../../kubernetes/Resource.ts"
+import * as Pod from "../Pod.ts"
+import { withoutNextTry } from "./Resolve.ts"
+
+export type Happening = Omit<Event, "regarding">
+
+export const regarding = ({ metadata }: GatewaySync): ObjectReference => ({
+  apiVersion: Names.apiVersion,
+  kind: Names.gatewaySyncs.kind,
+  namespace: metadata.namespace,
+  name: metadata.name,
+  uid: metadata.uid
+})
+
+const podReference = ({ metadata }: Pod.Pod): ObjectReference => ({
+  apiVersion: Resource.apiVersion(Resource.pods),
+  kind: Resource.pods.kind,
+  namespace: metadata.namespace,
+  name: metadata.name,
+  uid: metadata.uid
+})
+
+/** A delivery that nobody has looked at yet, by who sent it. What was set by hand is no delivery. */
+export const received = (cr: GatewaySync): ReadonlyArray<Happening> => {
+  const { annotations } = cr.metadata
+  const isNew = (...keys: ReadonlyArray<string>) =>
+    !RequestedRef.isHandled(
+      Object.fromEntries(keys.flatMap((key) => (annotations[key] === undefined ? [] : [[key, annotations[key]]]))),
+      cr.status.lastHandledRequest
+    )
+  const told = (note: string): Happening => ({ type: "Normal", reason: "WebhookReceived", action: "Receive", note })
+  const request = RequestedRef.override(annotations)
+  const push = RequestedRef.pushed(annotations)
+  return [
+    ...(request?.by !== undefined && isNew(Names.request.ref, Names.request.id)
+      ? [told(`${request.by} requests "${request.ref}"`)]
+      : []),
+    ...(push !== undefined && isNew(Names.request.pushed)
+      ? [told(`${push.by} announces a push to ${push.kind} "${push.ref}"`)]
+      : [])
+  ]
+}
+
+export interface Change {
+  readonly cr: GatewaySync
+  readonly pods: ReadonlyArray<Pod.Pod>
+  /** The status that was just written over `cr.status`. */
+  readonly status: Status
+  /** Why the agents' rights could not be written, if so. */
+  readonly refusedRights: string | undefined
+}
+
+/** What became of the conditions. */
+const conditions = ({ cr, refusedRights, status }: Change): ReadonlyArray<Happening> => {
+  const before = (type: Conditions.Type) => Conditions.get(cr.status.conditions ?? [], type)
+  const after = (type: Conditions.Type) => Conditions.get(status.conditions ?? [], type)
+  const happenings: Array<Happening> = []
+  const warn = (reason: string, action: string, note: string) =>
+    happenings.push({ type: "Warning", reason, action, note })
+
+  const cause = (condition: Conditions.Condition | undefined) =>
+    condition?.status === "False" ? `${condition.reason} ${withoutNextTry(condition.message)}` : undefined
+  const ref = after("RefResolved")
+  if (ref !== undefined && cause(ref) !== undefined && cause(ref) !== cause(before("RefResolved"))) {
+    warn(ref.reason, "Resolve", withoutNextTry(ref.message))
+  }
+  const profiles = after("ProfilesValid")
+  if (profiles?.status === "False" && profiles.message !== before("ProfilesValid")?.message) {
+    warn(profiles.reason, "Validate", profiles.message)
+  }
+  if (after("Ready")?.reason === "Paused" && before("Ready")?.reason !== "Paused") {
+    happenings.push({
+      type: "Normal",
+      reason: "Paused",
+      action: "Pause",
+      note: "nothing is resolved or synced while spec.paused is true"
+    })
+  }
+  // The condition Ready keeps the refusal, so it is told once.
+  if (refusedRights !== undefined && before("Ready")?.message !== refusedRights) {
+    warn("RBACError", "Grant", `the agents could not be given their rights: ${refusedRights}`)
+  }
+  const all = after("AllGatewaysSynced")
+  if (all?.status === "True" && before("AllGatewaysSynced")?.status !== "True") {
+    happenings.push({
+      type: "Normal",
+      reason: "SyncCompleted",
+      action: "Sync",
+      note: `${all.message}: ${status.lastSyncRef} at ${status.lastSyncCommitShort}`
+    })
+  }
+  return happenings
+}
+
+/** What became of the gateways. */
+const gateways = ({ cr, pods, status }: Change): ReadonlyArray<Happening> => {
+  const now = status.discoveredGateways ?? []
+  const before = new Map((cr.status.discoveredGateways ?? []).map((gateway) => [gateway.podName, gateway]))
+  const happenings: Array<Happening> = []
+  const named = (some: ReadonlyArray<DiscoveredGateway>) => some.map(({ podName }) => podName).join(", ")
+
+  const found = now.filter(({ podName }) => !before.has(podName))
+  if (found.length > 0) {
+    happenings.push({
+      type: "Normal",
+      reason: "GatewaysDiscovered",
+      action: "Discover",
+      note: `${now.length} gateway${now.length === 1 ? "" : "s"}; new: ${named(found)}`
+    })
+  }
+  const missing = now.filter(
+    ({ podName, syncStatus }) => syncStatus === "MissingSidecar" && before.get(podName)?.syncStatus !== "MissingSidecar"
+  )
+  if (missing.length > 0) {
+    happenings.push({
+      type: "Warning",
+      reason: "MissingSidecar",
+      action: "Discover",
+      note: `without sidecar: ${named(missing)}; delete these pods, so that they are made anew with one`
+    })
+  }
+  for (const { message = "the agent gives no reason", name, podName, syncStatus } of now) {
+    const former = before.get(podName)
+    if (syncStatus !== "Error" || (former?.syncStatus === "Error" && former.message === message)) continue
+    const pod = pods.find(({ metadata }) => metadata.name === podName)
+    happenings.push({
+      type: "Warning",
+      reason: "SyncFailed",
+      action: "Sync",
+      note: `gateway ${name} (pod ${podName}): ${message}`,
+      ...(pod === undefined ? {} : { related: podReference(pod) })
+    })
+  }
+  return happenings
+}
+
+export const between = (change: Change): ReadonlyArray<Happening> => [...conditions(change), ...gateways(change)]

@@ -1,0 +1,123 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Conditions from "../../../src/api/Conditions.ts"
+import type { DiscoveredGateway, Status, SyncStatus } from "../../../src/api/GatewaySync.ts"
+import * as Names from "../../../src/api/Names.ts"
+import * as RequestedRef from "../../../src/api/RequestedRef.ts"
+import * as Events from "../../../src/controller/steps/Events.ts"
+import { gatewaySync, pod, resolved } from "../fixtures.ts"
+
+const condition = (
+  type: Conditions.Type,
+  status: "True" | "False",
+  reason: Conditions.Reason,
+  message: string
+): Conditions.Condition => ({ type, status, reason, message, lastTransitionTime: "2026-01-01T00:00:00Z" })
+
+const gateway = (syncStatus: SyncStatus, podName = "gateway-0", message?: string): DiscoveredGateway => ({
+  name: podName,
+  namespace: "plant",
+  podName,
+  syncStatus,
+  ...(message === undefined ? {} : { message })
+})
+
+const between = (before: Partial<Status>, after: Partial<Status>, refusedRights?: string) =>
+  Events.between({
+    cr: gatewaySync({ status: { ...resolved, ...before } }),
+    pods: [pod()],
+    status: { ...gatewaySync({ status: resolved }).status, ...after },
+    refusedRights
+  }).map(({ note, reason }) => `${reason}: ${note}`)
+
+const failing = (message: string, reason: Conditions.Reason = "RefResolutionFailed") => ({
+  conditions: [condition("RefResolved", "False", reason, message)]
+})
+
+describe("Events", () => {
+  it("says nothing where nothing changed", () => {
+    const bad = {
+      conditions: [
+        condition("RefResolved", "False", "RefResolutionFailed", "no such ref. Next try at 2026-01-01T00:00:00Z"),
+        condition("ProfilesValid", "False", "ProfilesInvalid", "a is wrong"),
+        condition("AllGatewaysSynced", "True", "SyncSucceeded", "1/1 synced"),
+        condition("Ready", "False", "Paused", "paused")
+      ],
+      discoveredGateways: [gateway("MissingSidecar"), gateway("Error", "gateway-1", "broken")]
+    }
+    assert.deepStrictEqual(between(bad, bad), [])
+  })
+
+  it("tells a failure once, whenever it is tried again, and another cause anew", () => {
+    const first = failing("no such ref. Next try at 2026-01-01T00:00:00Z")
+    assert.deepStrictEqual(between({}, first), ["RefResolutionFailed: no such ref."])
+    assert.deepStrictEqual(between(first, failing("no such ref. Next try at 2026-01-01T00:01:00Z")), [])
+    assert.deepStrictEqual(between(first, failing("refused.")), ["RefResolutionFailed: refused."])
+    assert.deepStrictEqual(between(first, failing("no such ref.", "GitHubAppExchangeFailed")), [
+      "GitHubAppExchangeFailed: no such ref."
+    ])
+    assert.deepStrictEqual(between(first, {}), [])
+  })
+
+  it("tells of profiles, pause and refused rights when they come to be so", () => {
+    const invalid = { conditions: [condition("ProfilesValid", "False", "ProfilesInvalid", "a is wrong")] }
+    assert.deepStrictEqual(between({}, invalid), ["ProfilesInvalid: a is wrong"])
+    const paused = { conditions: [condition("Ready", "False", "Paused", "paused")] }
+    assert.deepStrictEqual(between({}, paused), ["Paused: nothing is resolved or synced while spec.paused is true"])
+    const refused = { conditions: [condition("Ready", "False", "Reconciling", "roles: forbidden")] }
+    assert.deepStrictEqual(between({}, refused, "roles: forbidden"), [
+      "RBACError: the agents could not be given their rights: roles: forbidden"
+    ])
+    assert.deepStrictEqual(between(refused, refused, "roles: forbidden"), [])
+  })
+
+  it("tells of gateways that are found, lack their sidecar, fail and are all synced", () => {
+    assert.deepStrictEqual(
+      between(
+        { discoveredGateways: [gateway("Synced")] },
+        { discoveredGateways: [gateway("Synced"), gateway("MissingSidecar", "gateway-1")] }
+      ),
+      [
+        "GatewaysDiscovered: 2 gateways; new: gateway-1",
+        "MissingSidecar: without sidecar: gateway-1; delete these pods, so that they are made anew with one"
+      ]
+    )
+    const synced = { conditions: [condition("AllGatewaysSynced", "True", "SyncSucceeded", "1/1 synced")] }
+    assert.deepStrictEqual(between({}, synced), ["SyncCompleted: 1/1 synced: main at aaaaaaa"])
+    const [failed] = Events.between({
+      cr: gatewaySync({ status: { ...resolved, discoveredGateways: [gateway("Pending")] } }),
+      pods: [pod()],
+      status: { discoveredGateways: [gateway("Error", "gateway-0", "the scan failed")] },
+      refusedRights: undefined
+    })
+    assert.strictEqual(failed?.note, "gateway gateway-0 (pod gateway-0): the scan failed")
+    assert.strictEqual(failed?.related?.uid, "gateway-0-uid")
+  })
+
+  it("tells of deliveries that were not handled, and not of what was set by hand", () => {
+    const promotion = { [Names.request.ref]: "v2", [Names.request.id]: "1", [Names.request.by]: "argocd" }
+    const push = {
+      [Names.request.pushed]: JSON.stringify({
+        ref: "main",
+        kind: "branch",
+        at: "2026-01-01T00:00:00Z",
+        by: "gitlab",
+        id: "2"
+      })
+    }
+    const notes = (annotations: object, lastHandledRequest?: string) =>
+      Events.received(
+        gatewaySync({
+          metadata: { annotations },
+          ...(lastHandledRequest === undefined ? {} : { status: { lastHandledRequest } })
+        })
+      ).map(({ note }) => note)
+    assert.deepStrictEqual(notes({ ...promotion, ...push }), [
+      'argocd requests "v2"',
+      'gitlab announces a push to branch "main"'
+    ])
+    assert.deepStrictEqual(notes({ ...promotion, ...push }, RequestedRef.fingerprint(promotion)), [
+      'gitlab announces a push to branch "main"'
+    ])
+    assert.deepStrictEqual(notes({ [Names.request.ref]: "v2" }), [])
+  })
+})
