@@ -11,7 +11,9 @@ import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { createServer } from "node:http"
 import * as Names from "../api/Names.ts"
+import * as CustomResource from "../controller/CustomResource.ts"
 import { GatewaySyncController } from "../controller/GatewaySyncController.ts"
+import { Definition } from "../controller/Definition.ts"
 import { Memory } from "../controller/Memory.ts"
 import { Metrics } from "../controller/Metrics.ts"
 import { SharedRefs } from "../controller/SharedRefs.ts"
@@ -74,6 +76,7 @@ interface Flags {
   readonly metricsBindAddress: Address | "off"
   readonly metricsSecure: boolean
   readonly webhookReceiverPort: number
+  readonly updateCrd: boolean
 }
 
 /** Up in the order of the lines, down in the opposite one. */
@@ -97,10 +100,20 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
     } else yield* Layer.build(serve("metrics", metrics, PrometheusMetrics.layerHttp()))
   }
 
+  // Before anything is written that an older definition refuses.
+  if (flags.updateCrd) yield* CustomResource.update(version)
+
   const context = yield* Layer.build(
     Layer.provideMerge(
       GatewaySyncController.layer,
-      Layer.mergeAll(Stores.layer, SharedRefs.layer, Metrics.layer, SecureRandom.layerWebCrypto, events)
+      Layer.mergeAll(
+        Stores.layer,
+        Definition.layer,
+        SharedRefs.layer,
+        Metrics.layer,
+        SecureRandom.layerWebCrypto,
+        events
+      )
     ).pipe(Layer.provideMerge(Memory.layer), Layer.provide(GitCommand.layer))
   )
   yield* Effect.gen(function* () {
@@ -198,6 +211,10 @@ const command = Command.make(
     webhookReceiverPort: Flag.Int("webhook-receiver-port").pipe(
       Flag.withDescription("Port of the webhook receiver; 0 = off"),
       Flag.withDefault(9444)
+    ),
+    updateCrd: Flag.Boolean("update-crd").pipe(
+      Flag.withDescription("Bring the definition of GatewaySync up to this version at start"),
+      Flag.withDefault(false)
     )
   },
   (flags) =>

@@ -89,8 +89,13 @@ export class ApiClient extends Context.Service<
       ref: Resource.ObjectRef,
       options?: { readonly uid?: string; readonly resourceVersion?: string }
     ) => Effect.Effect<void, ApiError>
-    /** Any other request, e.g. `TokenReview`. `path` is absolute. */
-    readonly request: (method: HttpMethod.HttpMethod, path: string, body?: object) => Effect.Effect<unknown, ApiError>
+    /** Any other request, e.g. `TokenReview`. `path` is absolute; the body is `application/json` unless told. */
+    readonly request: (
+      method: HttpMethod.HttpMethod,
+      path: string,
+      body?: object,
+      contentType?: string
+    ) => Effect.Effect<unknown, ApiError>
   }
 >()("stoker/kubernetes/ApiClient") {
   /** On a connection pool of its own. */
@@ -336,13 +341,13 @@ const make = Effect.gen(function* () {
           }
         })
       ),
-    request: (method, path, body) =>
+    request: (method, path, body, contentType = "application/json") =>
       execute({
         method,
         path,
-        operation: `${method} ${path}`,
+        operation: `${method} ${path.split("?", 1)[0]}`,
         hideMessage: false,
-        ...(body === undefined ? {} : { body: { contentType: "application/json", json: body } })
+        ...(body === undefined ? {} : { body: { contentType, json: body } })
       })
   })
 })
