@@ -18,6 +18,7 @@ import * as Resource from "../kubernetes/Resource.ts"
 import type { StoreNotReady } from "../kubernetes/Store.ts"
 import type { Job } from "../kubernetes/WorkQueue.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
+import { Definition } from "./Definition.ts"
 import { Memory } from "./Memory.ts"
 import { Metrics } from "./Metrics.ts"
 import { SharedRefs } from "./SharedRefs.ts"
@@ -39,7 +40,7 @@ export const concurrency = 8
 /** How long running reconciles may take to finish when the controller stops. */
 export const drain = Duration.seconds(30)
 
-type Needs = ApiClient | EventRecorder | Memory | Metrics | SecureRandom.SecureRandom | SharedRefs | Stores
+type Needs = ApiClient | Definition | EventRecorder | Memory | Metrics | SecureRandom.SecureRandom | SharedRefs | Stores
 
 export class GatewaySyncController extends Context.Service<
   GatewaySyncController,
@@ -58,11 +59,17 @@ export class GatewaySyncController extends Context.Service<
       const context = yield* Effect.context<Needs>()
       const bindsAgents = yield* Config.Boolean("AUTO_BIND_AGENT_RBAC").pipe(Config.withDefault(true))
       const { queue, ready } = yield* Stores
+      const { takesStatus } = yield* Definition
       const reconcile = (job: Pick<Job<string>, "key" | "reason">) =>
         Effect.provide(look(job.key, job.reason, bindsAgents), context)
       return {
         reconcile,
-        run: Effect.andThen(ready, Controller.run({ queue, reconcile, retry, concurrency, drain }))
+        run: Effect.gen(function* () {
+          yield* ready
+          // Says what is lacking before anybody wonders.
+          yield* takesStatus
+          return yield* Controller.run({ queue, reconcile, retry, concurrency, drain })
+        })
       }
     })
   )
@@ -239,14 +246,24 @@ const decodeWritten = Schema.decodeUnknownOption(GatewaySync.GatewaySync)
 const applyStatus = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync, status: GatewaySync.Status) {
   if (Equal.equals(status, cr.status)) return
   const client = yield* ApiClient
+  const definition = yield* Definition
   const stores = yield* Stores
-  const answer = yield* client
-    .apply(Names.gatewaySyncs, cr.metadata, { status }, { ...Owned.write, subresource: "status" })
-    .pipe(
-      Effect.withSpan("status"),
-      // Deleted a moment ago.
-      Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(undefined))
-    )
+  const write = { ...Owned.write, subresource: "status" } as const
+  // An apply with a field that an old definition lacks is refused as a whole; of a merge patch only that field is dropped.
+  const merge = client.mergePatch(Names.gatewaySyncs, cr.metadata, { status: merging(cr.status, status) }, write)
+  const apply = client.apply(Names.gatewaySyncs, cr.metadata, { status }, write)
+  const answer = yield* ((yield* definition.takesStatus) ? apply : merge).pipe(
+    Effect.catchReason("ApiError", "UnknownField", () => Effect.andThen(definition.lookAgain, merge)),
+    Effect.withSpan("status"),
+    // Deleted a moment ago.
+    Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(undefined))
+  )
   const written = decodeWritten(answer, { disableChecks: true })
   if (Option.isSome(written)) yield* stores.gatewaySyncs.acknowledge(written.value.metadata, written.value)
+})
+
+/** The merge patch that leads from one status to another: null removes. */
+const merging = (from: GatewaySync.Status, to: GatewaySync.Status): object => ({
+  ...Object.fromEntries(Object.keys(from).map((key) => [key, null])),
+  ...to
 })

@@ -3,13 +3,14 @@
  * are noted here.
  */
 import { NodeServices } from "@effect/platform-node"
-import { Clock, Context, Effect, FileSystem, Layer, Ref, Schedule, Schema } from "effect"
+import { Clock, Context, Effect, Layer, Ref, Schedule, Schema } from "effect"
 import { SecureRandom } from "effect/crypto"
 import { HttpClient, HttpClientRequest } from "effect/http"
-import { parse } from "yaml"
+import * as CustomResourceDefinition from "../../src/api/CustomResourceDefinition.ts"
 import { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import { GatewaySyncController } from "../../src/controller/GatewaySyncController.ts"
+import { Definition } from "../../src/controller/Definition.ts"
 import { Memory } from "../../src/controller/Memory.ts"
 import { Metrics } from "../../src/controller/Metrics.ts"
 import { SharedRefs } from "../../src/controller/SharedRefs.ts"
@@ -23,21 +24,20 @@ import { GitServer } from "../../src/sandbox/GitServer.ts"
 import * as Connection from "../kubernetes/Connection.ts"
 import { Supervisor } from "../../src/telemetry/Supervisor.ts"
 
-/** Installs crds/ and waits until it is served. */
-export const definitions = Layer.effectDiscard(
-  Effect.gen(function* () {
-    const { admin } = yield* ControlPlane
-    const fileSystem = yield* FileSystem.FileSystem
-    const text = yield* fileSystem.readFileString(
-      new URL("../../crds/stoker.io_gatewaysyncs.yaml", import.meta.url).pathname
-    )
-    const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    yield* admin.execute(HttpClientRequest.bodyJsonUnsafe(HttpClientRequest.post(path), parse(text)))
-    yield* HttpClient.filterStatusOk(admin)
-      .get(`/apis/${Names.apiVersion}/gatewaysyncs`)
-      .pipe(Effect.retry(Schedule.spaced("20 millis")), Effect.timeout("20 seconds"))
-  })
-).pipe(Layer.provide(NodeServices.layer))
+/** Installs a definition of GatewaySync and waits until it is served. */
+export const definition = (installed: object) =>
+  Layer.effectDiscard(
+    Effect.gen(function* () {
+      const { admin } = yield* ControlPlane
+      const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+      yield* admin.execute(HttpClientRequest.bodyJsonUnsafe(HttpClientRequest.post(path), installed))
+      yield* HttpClient.filterStatusOk(admin)
+        .get(`/apis/${Names.apiVersion}/gatewaysyncs`)
+        .pipe(Effect.retry(Schedule.spaced("20 millis")), Effect.timeout("20 seconds"))
+    })
+  )
+
+export const definitions = definition(CustomResourceDefinition.gatewaySyncs)
 
 /** A write of the controller, e.g. `apply configmaps one/stoker-metadata-site`. */
 export class Writes extends Context.Service<Writes, { readonly all: Effect.Effect<ReadonlyArray<string>> }>()(
@@ -92,6 +92,7 @@ export const controller = running.pipe(
   Layer.provideMerge(
     Layer.mergeAll(
       Stores.layer,
+      Definition.layer,
       SharedRefs.layer,
       Metrics.layer,
       SecureRandom.layerWebCrypto,
@@ -103,12 +104,15 @@ export const controller = running.pipe(
   Layer.provide(NodeServices.layer)
 )
 
-export const layer = controller.pipe(
-  Layer.provideMerge(noted.pipe(Layer.provide(ApiClient.layer))),
-  Layer.provideMerge(Connection.kubeConfig),
-  Layer.provideMerge(definitions),
-  Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
-)
+export const layerWith = <E, R>(installed: Layer.Layer<never, E, R>) =>
+  controller.pipe(
+    Layer.provideMerge(noted.pipe(Layer.provide(ApiClient.layer))),
+    Layer.provideMerge(Connection.kubeConfig),
+    Layer.provideMerge(installed),
+    Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
+  )
+
+export const layer = layerWith(definitions)
 
 // What tests do -------------------------------------------------------------------------------------------------------
 

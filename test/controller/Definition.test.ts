@@ -1,0 +1,90 @@
+import { assert, describe, it, layer } from "@effect/vitest"
+import { Effect, Equal, Schema } from "effect"
+import * as Conditions from "../../src/api/Conditions.ts"
+import { gatewaySyncs } from "../../src/api/CustomResourceDefinition.ts"
+import * as Names from "../../src/api/Names.ts"
+import * as Definition from "../../src/controller/Definition.ts"
+import * as Resource from "../../src/kubernetes/Resource.ts"
+import * as Cluster from "./Cluster.ts"
+
+const later = ["lastHandledRequest", "message"]
+
+/** The definition as it was before those fields came. */
+const older = (() => {
+  const drop = (value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map(drop)
+    if (typeof value !== "object" || value === null) return value
+    const isGateway = "podName" in value
+    return Object.fromEntries(
+      Object.entries(value)
+        .filter(([key]) => key !== later[0] && !(isGateway && key === later[1]))
+        .map(([key, inner]) => [key, drop(inner)])
+    )
+  }
+  return drop(gatewaySyncs) as typeof gatewaySyncs
+})()
+
+const Installed = Schema.Struct({
+  spec: Schema.Struct({ versions: Schema.Array(Schema.Struct({ name: Schema.String, schema: Schema.Any })) })
+})
+
+describe("Definition", () => {
+  const read = (definition: object) => Definition.lacking(Schema.decodeUnknownSync(Installed)(definition))
+
+  it("finds nothing lacking in ours, and the later fields in an older one", () => {
+    assert.deepStrictEqual(read(gatewaySyncs), [])
+    assert.deepStrictEqual(read(older), ["status.lastHandledRequest", "status.discoveredGateways[].message"])
+  })
+})
+
+layer(Cluster.layerWith(Cluster.definition(older)), { excludeTestServices: true, timeout: "2 minutes" })(
+  "An older definition of GatewaySync",
+  (it) => {
+    it.effect("gets the status all the same, but for the fields that it lacks, and is noticed when it is renewed", () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("older")
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        yield* plant.client.create(
+          Resource.pods,
+          "older",
+          {
+            metadata: { name: "gateway-0", annotations: { [Names.pod.crName]: "site", [Names.pod.inject]: "true" } },
+            spec: { containers: [{ name: "gateway", image: "gateway" }] }
+          },
+          { fieldManager: "test" }
+        )
+        const phase = { status: { phase: "Running" } }
+        yield* plant.client.mergePatch(Resource.pods, plant.ref("gateway-0"), phase, {
+          fieldManager: "test",
+          subresource: "status"
+        })
+        yield* plant.create("site", {})
+        const cr = yield* Cluster.until(
+          plant.get("site"),
+          ({ status }) => status.lastSyncCommit === first && status.discoveredGateways?.length === 1
+        )
+        assert.strictEqual(cr.status.discoveredGateways?.[0]?.syncStatus, "MissingSidecar")
+        assert.isUndefined(cr.status.discoveredGateways?.[0]?.message)
+        assert.strictEqual(Conditions.get(cr.status.conditions ?? [], "SidecarInjected")?.status, "False")
+        assert.isUndefined(cr.status.lastHandledRequest)
+
+        // What is no longer so goes, as with an apply.
+        yield* plant.client.delete(Resource.pods, plant.ref("gateway-0"))
+        const alone = yield* Cluster.until(
+          plant.get("site"),
+          ({ status }) => status.discoveredGateways !== undefined && status.discoveredGateways.length === 0
+        )
+        assert.isUndefined(Conditions.get(alone.status.conditions ?? [], "SidecarInjected"))
+
+        const path = `/apis/apiextensions.k8s.io/v1/customresourcedefinitions/${gatewaySyncs.metadata.name}`
+        yield* plant.client.request("PATCH", path, { spec: gatewaySyncs.spec }, "application/merge-patch+json")
+        const { lookAgain, takesStatus } = yield* Definition.Definition
+        yield* lookAgain
+        assert.isTrue(yield* takesStatus)
+        yield* plant.annotate("site", { [Names.request.ref]: "main" })
+        const renewed = yield* Cluster.until(plant.get("site"), ({ status }) => status.lastHandledRequest !== undefined)
+        assert.isFalse(Equal.equals(renewed.status, alone.status))
+      })
+    )
+  }
+)
