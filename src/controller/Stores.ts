@@ -4,6 +4,7 @@
 import { Context, Effect, Equal, Layer, type Schema } from "effect"
 import { GatewaySync } from "../api/GatewaySync.ts"
 import * as Names from "../api/Names.ts"
+import * as RepositoryIdentity from "../api/RepositoryIdentity.ts"
 import * as Reflector from "../kubernetes/Reflector.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import * as Store from "../kubernetes/Store.ts"
@@ -21,7 +22,7 @@ export const byGatewaySync = "gatewaysync"
 export class Stores extends Context.Service<
   Stores,
   {
-    /** By `repository` (the URL as written) and `namespace`. */
+    /** By `repository` (the URL as written), `namespace` and `RepositoryIdentity.index`. */
     readonly gatewaySyncs: Store.Writer<GatewaySync>
     /** By `gatewaysync` (`namespace/name`, as the pod names it) and, those that name none, by `namespace`. */
     readonly pods: Store.Writer<Pod.Pod>
@@ -46,7 +47,8 @@ const make = Effect.gen(function* () {
   const queue = yield* WorkQueue.make<string>()
   const gatewaySyncs = yield* Store.make<GatewaySync>(Names.gatewaySyncs, {
     [byRepository]: (cr) => [cr.spec.git.repo],
-    [byNamespace]: (cr) => [cr.metadata.namespace]
+    [byNamespace]: (cr) => [cr.metadata.namespace],
+    [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo)
   })
   const pods = yield* Store.make<Pod.Pod>(Resource.pods, {
     [byGatewaySync]: podKeys,

@@ -14,6 +14,7 @@ import {
   Cause,
   DateTime,
   Deferred,
+  Duration,
   Effect,
   Exit,
   FiberSet,
@@ -61,8 +62,20 @@ export interface AnnotationWriter {
     span: Option.Option<Tracer.AnySpan>
   ) => Effect.Effect<Outcome, WriteError>
   /** Reads a GatewaySync from the API server. */
-  readonly read: (ref: Resource.ObjectRef) => Effect.Effect<GatewaySync.GatewaySync, ApiError | Unreadable>
+  readonly read: (ref: Resource.ObjectRef) => Effect.Effect<GatewaySync.GatewaySync, WriteError>
 }
+
+/** How long a sender waits for the API server. GitHub, GitLab and Bitbucket hang up after 10 s, Argo CD never. */
+const longestWait = Duration.seconds(9)
+
+/** A delivery that was handed over is written all the same: its repetition is harmless. */
+const soon = Effect.timeoutOrElse({
+  duration: longestWait,
+  orElse: () =>
+    Effect.fail(
+      new NotTaken({ message: `the Kubernetes API server took longer than ${Duration.toSeconds(longestWait)} s` })
+    )
+})
 
 /** Patches in flight in all. */
 const mostInFlight = 16
@@ -234,7 +247,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
   })
 
   return {
-    read,
+    read: (ref) => soon(read(ref)),
     write: Effect.fnUntraced(function* (ref, deliveries, span) {
       const at = DateTime.formatIso(yield* DateTime.now)
       const done = yield* Deferred.make<Outcome, WriteError>()
@@ -262,6 +275,6 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
         queue.push(waiting)
       }
       return yield* Deferred.await(done)
-    })
+    }, soon)
   } satisfies AnnotationWriter as AnnotationWriter
 })

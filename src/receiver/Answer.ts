@@ -2,22 +2,26 @@
  * What is answered: every outcome of a request as a status and a JSON body. Kargo reads the reason of a failure only from
  * JSON; a forge switches a hook off that answers 4xx, so what is not for us is 200 for it.
  */
+import { Result } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import * as RequestedRef from "../api/RequestedRef.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
+import type * as Resource from "../kubernetes/Resource.ts"
 import type { Outcome, WriteError } from "./AnnotationWriter.ts"
 import type * as Reader from "./Reader.ts"
 
 /** What is said back, and what the log says of it. */
 export interface Answer {
-  readonly status: 200 | 202 | 400 | 401 | 404 | 405 | 413 | 415 | 422 | 503
+  readonly status: 200 | 202 | 400 | 401 | 404 | 405 | 413 | 415 | 422 | 429 | 503
   readonly body: Readonly<Record<string, unknown>>
   readonly headers?: Readonly<Record<string, string>>
   readonly sender?: RequestedRef.Sender
   readonly ref?: string
   /** For the log alone: more than the sender is told. */
   readonly detail?: string
+  /** So many of them come that they are no news. */
+  readonly isNoise?: true
 }
 
 export const refused = (status: Answer["status"], error: string, more: Partial<Answer> = {}): Answer => ({
@@ -28,9 +32,18 @@ export const refused = (status: Answer["status"], error: string, more: Partial<A
 
 export const unauthorized = refused(
   401,
-  "no or wrong credentials: sign the body (X-Hub-Signature-256) or send the token (Authorization: Bearer …)",
+  "no or wrong credentials: sign the body with the secret (X-Hub-Signature-256), or send the token (Authorization: Bearer …, X-Gitlab-Token, or as the password of Basic)",
   { headers: { "www-authenticate": "Bearer" } }
 )
+
+export const encoded = (encoding: string): Answer =>
+  refused(415, `send the body as it is, without content-encoding ${encoding.slice(0, 32)}`)
+
+export const tooMany = (seconds: number, what: string): Answer => ({
+  status: 429,
+  body: { error: `too many ${what}; send it again in ${seconds} s`, synced: false },
+  headers: { "retry-after": String(seconds) }
+})
 
 export const notFound = refused(404, "there is no such GatewaySync: the path is /webhook/{namespace}/{name}")
 
@@ -107,7 +120,99 @@ export const decided = ({ patience, sender }: Reader.Request, outcome: Outcome):
   }
 }
 
-export const reported = (cr: GatewaySync.GatewaySync): Answer => {
+/** What became of a delivery at one of many. */
+export interface Told {
+  readonly ref: Resource.ObjectRef
+  readonly result: Result.Result<Outcome, WriteError>
+}
+
+const toldOne = (request: Reader.Request, { result }: Told): Answer =>
+  Result.isSuccess(result) ? decided(request, result.success) : failed(result.failure)
+
+/** Not for anybody here, in the answer that this sender needs. */
+const forNobody = ({ patience, sender }: Reader.Request, reason: string, more: Answer["body"] = {}): Answer =>
+  patience === "forge"
+    ? { ...ignoredHere(sender, reason), body: { ...ignoredHere(sender, reason).body, ...more } }
+    : { status: 422, body: { error: reason, ...more }, sender }
+
+/** Understood, and about no GatewaySync in particular. */
+export const ignoredHere = (sender: RequestedRef.Sender, reason: string): Answer => ({
+  status: 200,
+  body: { accepted: false, reason, synced: false, gateways: { synced: 0, total: 0 } },
+  sender
+})
+
+export const namesNoRepository = (request: Reader.Request): Answer =>
+  forNobody(
+    request,
+    "it names no repository, so it is not clear whom it is for: use POST /webhook/{namespace}/{name}, or give a generic body its `repoURL`"
+  )
+
+const sum = (numbers: ReadonlyArray<number>): number => numbers.reduce((total, one) => total + one, 0)
+
+/**
+ * Each GatewaySync with its outcome. One that did not take it makes all of it a 503, so that the sender tries again;
+ * for those that took it already, that is a repetition.
+ */
+export const toldAll = (request: Reader.Request, told: ReadonlyArray<Told>): Answer => {
+  const answers = told
+    .map((one) => ({ ref: one.ref, answer: toldOne(request, one) }))
+    // Deleted a moment ago.
+    .filter(({ answer }) => answer.status !== 404)
+  const gatewaysyncs = answers.map(({ answer, ref }) => ({ ...ref, ...answer.body }))
+  const failures = answers.filter(({ answer }) => answer.status === 503).map(({ answer }) => answer)
+  if (failures.length > 0) {
+    const wait = Math.max(...failures.map(({ headers }) => Number(headers?.["retry-after"] ?? 0)))
+    const again = tryAgain(
+      `${failures.length} of ${answers.length} GatewaySyncs did not take it`,
+      [...new Set(failures.map(({ detail }) => detail))].slice(0, 3).join("; "),
+      wait
+    )
+    return { ...again, body: { ...again.body, gatewaysyncs }, sender: request.sender }
+  }
+  const accepted = answers.filter(({ answer }) => answer.status === 202).map(({ answer }) => answer)
+  const [first] = accepted
+  if (first === undefined) {
+    const reason = String(
+      answers[0]?.answer.body["reason"] ?? answers[0]?.answer.body["error"] ?? nobodyFollows(request)
+    )
+    return forNobody(request, reason, { gatewaysyncs })
+  }
+  const gateways = told.flatMap(({ result }) =>
+    Result.isSuccess(result) && result.success.decision._tag !== "NotForUs"
+      ? [GatewaySync.progress(result.success.after).gateways]
+      : []
+  )
+  return {
+    status: 202,
+    body: {
+      accepted: true,
+      ref: first.ref,
+      synced: accepted.every(({ body }) => body["synced"] === true),
+      gateways: {
+        synced: sum(gateways.map(({ synced }) => synced)),
+        total: sum(gateways.map(({ total }) => total))
+      },
+      gatewaysyncs
+    },
+    sender: request.sender,
+    ...(first.ref === undefined ? {} : { ref: first.ref })
+  }
+}
+
+const nobodyFollows = ({ deliveries }: Reader.Request): string =>
+  `no GatewaySync has the repository ${deliveries[0].repositories?.[0] ?? ""}`
+
+/** What a GET shows beside the conditions of the status. */
+const unprotected = {
+  type: "WebhookProtected",
+  status: "False",
+  reason: "NoCredentials",
+  message:
+    "no webhook credentials are configured, so anybody who reaches the receiver can move this GatewaySync: set webhookReceiver.hmac or webhookReceiver.token in the chart, or spec.webhook"
+}
+
+export const reported = (cr: GatewaySync.GatewaySync, isOpen: boolean): Answer => {
   const { ref } = RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref)
   return {
     status: 200,
@@ -115,7 +220,7 @@ export const reported = (cr: GatewaySync.GatewaySync): Answer => {
       ref,
       commit: cr.status.lastSyncRef === ref ? (cr.status.lastSyncCommit ?? null) : null,
       ...progress(cr),
-      conditions: cr.status.conditions ?? []
+      conditions: [...(cr.status.conditions ?? []), ...(isOpen ? [unprotected] : [])]
     },
     ref
   }

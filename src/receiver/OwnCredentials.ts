@@ -14,6 +14,8 @@ const decodeValue = Schema.decodeEffect(Schema.StringFromBase64)
 
 class Key extends Data.Class<{ readonly namespace: string; readonly name: string; readonly key: string }> {}
 
+export type OwnCredentials = (cr: GatewaySync.GatewaySync) => Effect.Effect<Authorizer.Credentials | undefined>
+
 /** Answers undefined for a GatewaySync without credentials of its own. A Secret that cannot be read fits nobody. */
 export const make = Effect.gen(function* () {
   const client = yield* ApiClient
@@ -35,7 +37,7 @@ export const make = Effect.gen(function* () {
         )
       )
   })
-  return Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync) {
+  return Effect.fnUntraced(function* (cr) {
     const { hmac, token } = cr.spec.webhook ?? {}
     if (hmac === undefined && token === undefined) return undefined
     const secrets = ({ secretRef }: { readonly secretRef: GatewaySync.SecretKeyRef }) =>
@@ -45,5 +47,5 @@ export const make = Effect.gen(function* () {
       ...(token === undefined ? {} : { token: yield* secrets(token) })
     }
     return credentials
-  })
+  }) satisfies OwnCredentials as OwnCredentials
 })

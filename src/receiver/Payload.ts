@@ -6,6 +6,7 @@
  */
 import { Predicate, Result } from "effect"
 import { createHash } from "node:crypto"
+import * as Body from "./Body.ts"
 import * as Reader from "./Reader.ts"
 import * as ArgoCD from "./senders/ArgoCD.ts"
 import * as AzureDevOps from "./senders/AzureDevOps.ts"
@@ -63,22 +64,6 @@ const isDeeper = (json: string, depth: number): boolean => {
   return false
 }
 
-const decodeText = (bytes: Uint8Array): Result.Result<string, string> =>
-  Result.try({
-    // Drops a byte order mark.
-    try: () => new TextDecoder("utf-8", { fatal: true }).decode(bytes),
-    catch: () => "the body is not UTF-8"
-  })
-
-/** GitHub's other content type, the default of its API: `payload=<the JSON>`. */
-const unwrapForm = (headers: Reader.Headers, text: string): Result.Result<string, string> => {
-  if (!/^\s*application\/x-www-form-urlencoded\b/i.test(headers["content-type"] ?? "")) return Result.succeed(text)
-  const payload = new URLSearchParams(text).get("payload")
-  if (payload !== null) return Result.succeed(payload)
-  // What curl -d claims unless told otherwise.
-  return text.trimStart().startsWith("{") ? Result.succeed(text) : Result.fail('the form has no field "payload"')
-}
-
 const parseObject = (text: string): Result.Result<Reader.Message["body"], string> => {
   if (text.trim() === "") return Result.fail('the body is empty: send JSON, e.g. {"ref":"v2.0.0"}')
   if (isDeeper(text, deepest)) return Result.fail(`the JSON nests deeper than ${deepest} levels`)
@@ -92,10 +77,7 @@ const parseObject = (text: string): Result.Result<Reader.Message["body"], string
 
 /** @param bytes the body as it came: what was signed */
 export const read = (headers: Reader.Headers, bytes: Uint8Array): Reader.Reading => {
-  const body = decodeText(bytes).pipe(
-    Result.flatMap((text) => unwrapForm(headers, text)),
-    Result.flatMap(parseObject)
-  )
+  const body = Result.flatMap(Body.text(headers, bytes), parseObject)
   if (Result.isFailure(body)) return Reader.invalid(body.failure)
   const marked = markedBy(headers)
   const message: Reader.Message = {

@@ -6,6 +6,7 @@ import { HttpClientRequest, HttpClientResponse } from "effect/http"
 import { parse } from "yaml"
 import * as GatewaySync from "../../src/api/GatewaySync.ts"
 import { gatewaySyncs, request as keys } from "../../src/api/Names.ts"
+import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import { KubeConfig } from "../../src/kubernetes/KubeConfig.ts"
 import * as Reflector from "../../src/kubernetes/Reflector.ts"
@@ -115,7 +116,9 @@ const replica = (
 ) =>
   Layer.unwrap(
     Effect.gen(function* () {
-      const writer = yield* Store.make<GatewaySync.GatewaySync>(gatewaySyncs)
+      const writer = yield* Store.make<GatewaySync.GatewaySync>(gatewaySyncs, {
+        [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo)
+      })
       yield* Effect.forkScoped(
         Reflector.run(
           writer,

@@ -8,6 +8,7 @@ import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { type Store, StoreNotReady } from "../../src/kubernetes/Store.ts"
+import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 
 /** RFC 6902 as the API server does it; undefined when it refuses. An absent `annotations` is none at all. */
@@ -252,7 +253,12 @@ export class MemoryApi extends Context.Service<
               return Option.fromNullishOr(mirror.get(Resource.key(ref)))
             }),
           all: whenReady(() => Array.from(mirror.values())),
-          by: () => whenReady(() => [])
+          by: (index, name) =>
+            whenReady(() =>
+              Array.from(mirror.values()).filter(
+                (cr) => index === RepositoryIdentity.index && RepositoryIdentity.names(cr.spec.git.repo).includes(name)
+              )
+            )
         }
       })
       calls = []

@@ -1,6 +1,10 @@
-/** Anything that can post `{"ref": "v2.0.0"}`, and `"commit"` beside it when it knows. */
+/**
+ * Anything that can post `{"ref": "v2.0.0"}`, with `"commit"` and `"repoURL"` beside it when it knows: the latter for a
+ * hook that many GatewaySyncs share.
+ */
 import { Option, Result, Schema } from "effect"
 import * as GitRef from "../../api/GitRef.ts"
+import * as RepositoryIdentity from "../../api/RepositoryIdentity.ts"
 import * as Reader from "../Reader.ts"
 import * as RefField from "../RefField.ts"
 
@@ -16,6 +20,10 @@ export const sender: Reader.Sender = {
     if (Result.isFailure(ref)) return Reader.invalid(ref.failure)
     const commit = decodeCommit(body["commit"] ?? null)
     if (Option.isNone(commit)) return Reader.invalid('"commit" is no full commit id (40 hexadecimal digits)')
+    const repoURL = body["repoURL"] ?? undefined
+    if (repoURL !== undefined && (typeof repoURL !== "string" || RepositoryIdentity.of(repoURL) === undefined)) {
+      return Reader.invalid('"repoURL" is no URL of a git repository')
+    }
     return {
       _tag: "Request",
       sender: "generic",
@@ -26,6 +34,7 @@ export const sender: Reader.Sender = {
           by: "generic",
           ref: ref.success.ref,
           ...(commit.value === null ? {} : { commit: commit.value }),
+          ...Reader.optional("repositories", repoURL === undefined ? undefined : [repoURL]),
           ...Reader.optional("id", id)
         }
       ]
