@@ -9,6 +9,7 @@ Usage: stoker COMMAND [flags]
 
   controller   resolves refs, tells the agents, receives webhooks (one or more replicas in a cluster)
   agent        brings a commit to one gateway (the sidecar in its pod)
+  uninstall    frees the GatewaySyncs of the controller's finalizer (what the chart runs before it is removed)
   sandbox      a whole plant on this machine, to look at, to test against and to measure
 
 "stoker COMMAND --help" says more. --version prints the version.
@@ -21,6 +22,9 @@ switch (name) {
     break
   case "agent":
     void import("./commands/agent.ts").then(({ run }) => run(args))
+    break
+  case "uninstall":
+    void import("./commands/uninstall.ts").then(({ run }) => run(args))
     break
   case "sandbox":
     void import("./commands/sandbox.ts").then(({ run }) => run(args))

@@ -3,13 +3,12 @@
  * also when nothing was ever made.
  */
 import { Effect } from "effect"
-import type { GatewaySync } from "../../api/GatewaySync.ts"
 import * as Names from "../../api/Names.ts"
 import { ApiClient } from "../../kubernetes/ApiClient.ts"
 import * as Resource from "../../kubernetes/Resource.ts"
 import * as Finalizer from "./Finalizer.ts"
 
-export const run = Effect.fnUntraced(function* (cr: GatewaySync) {
+export const run = Effect.fnUntraced(function* (cr: Finalizer.Held) {
   if (!Finalizer.isThere(cr)) return
   const client = yield* ApiClient
   const { name, namespace } = cr.metadata

@@ -10,7 +10,10 @@ import * as Owned from "./Owned.ts"
 
 const path = "/metadata/finalizers"
 
-export const isThere = (cr: GatewaySync): boolean => cr.metadata.finalizers.includes(Names.finalizer)
+/** Nothing but the metadata of a GatewaySync. */
+export type Held = Pick<GatewaySync, "metadata">
+
+export const isThere = (cr: Held): boolean => cr.metadata.finalizers.includes(Names.finalizer)
 
 /** Operations that add it, whatever else is there. */
 export const addition = (finalizers: ReadonlyArray<string>): ReadonlyArray<object> =>
@@ -38,7 +41,7 @@ export const add = Effect.fnUntraced(function* (cr: GatewaySync) {
   yield* client.jsonPatch(Names.gatewaySyncs, cr.metadata, addition(cr.metadata.finalizers), Owned.write)
 })
 
-export const remove = Effect.fnUntraced(function* (cr: GatewaySync) {
+export const remove = Effect.fnUntraced(function* (cr: Held) {
   const client = yield* ApiClient
   yield* client
     .jsonPatch(Names.gatewaySyncs, cr.metadata, removal(cr.metadata.finalizers), Owned.write)
