@@ -201,15 +201,18 @@ export const run = Effect.fnUntraced(function* <A, R>(
 
   /** Watches until the view must be listed again. */
   const watchUntilLost = Effect.gen(function* () {
+    let brief = 0
     while (true) {
       const started = yield* Clock.currentTimeMillis
       const lines = yield* watch
-      if (lines > 0) continue
-      if ((yield* Clock.currentTimeMillis) - started < 1000) {
+      const isBrief = (yield* Clock.currentTimeMillis) - started < 1000
+      brief = isBrief ? brief + 1 : 0
+      // An API server that stops, or a proxy, may end a watch right after a line; one that keeps doing so is not well.
+      if (isBrief && (lines === 0 || brief > 3)) {
         yield* failed(
           new ApiError({ operation, reason: new ApiErrors.Unreachable({ message: "the watch ended at once" }) })
         )
-      } else yield* probe
+      } else if (lines === 0) yield* probe
     }
   })
 

@@ -215,6 +215,27 @@ describe("Watcher", () => {
     })
   )
 
+  it.effect("does not spin on watches that say one line and end at once, again and again, and forgives a few", () =>
+    Effect.gen(function* () {
+      let version = 10
+      const oneLine = Stream.suspend(() => Stream.make(line("MODIFIED", thing("a", String(++version)))))
+      const { events, watches } = yield* observed({ lists: [empty], watches: [oneLine] })
+      for (let turn = 0; turn < 20; turn++) yield* TestClock.adjust(0)
+      assert.lengthOf(watches, 4)
+      for (let second = 0; second < 60; second++) yield* TestClock.adjust("1 second")
+      assert.isAtMost(watches.length, 10)
+      // Nothing is lost, and nothing listed again.
+      assert.lengthOf(
+        events.filter(({ _tag }) => _tag === "Apply"),
+        watches.length
+      )
+      assert.deepStrictEqual(
+        watches.map(({ resourceVersion }) => resourceVersion),
+        watches.map((_, index) => String(10 + index))
+      )
+    })
+  )
+
   it.effect("finds out that its resourceVersion lies in the future, and lists afresh", () =>
     Effect.gen(function* () {
       const silentLife = Stream.fromEffectDrain(Effect.sleep("100 seconds"))
