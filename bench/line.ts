@@ -18,7 +18,7 @@ import * as DemoRepository from "../src/sandbox/DemoRepository.ts"
 import { Plant } from "../src/sandbox/Plant.ts"
 import { Processes } from "../src/sandbox/Processes.ts"
 import * as SimulatedGateway from "../src/sandbox/SimulatedGateway.ts"
-import { newTrace } from "../src/sandbox/Scenario.ts"
+import { newTrace, push as pushEvent } from "../src/sandbox/Scenario.ts"
 import { TraceCollector } from "../src/sandbox/TraceCollector.ts"
 import * as Waterfall from "../src/sandbox/Waterfall.ts"
 import { quantile, spread, type Figure } from "./Sample.ts"
@@ -146,18 +146,11 @@ export const line = Effect.gen(function* () {
     const scans = (yield* gateway.scans).length
     const trace = yield* newTrace
     const began = yield* epoch
-    const answer = yield* plant.post(
-      cr!,
-      {
-        ref: "refs/heads/main",
-        before,
-        after,
-        deleted: false,
-        head_commit: { id: after },
-        repository: { clone_url: plant.repository.url }
-      },
-      { event: "push", sign: true, traceparent: trace.traceparent }
-    )
+    const answer = yield* plant.post(cr!, pushEvent("main", before, after, plant.repository.url), {
+      event: "push",
+      sign: true,
+      traceparent: trace.traceparent
+    })
     const { at } = yield* gateway.awaitScan(scans)
     const spans = yield* collector.awaitTrace(trace.traceId, (found) => Waterfall.rows(found) !== undefined)
     yield* gateway.awaitIdle("projects")

@@ -4,7 +4,7 @@
  */
 import { Clock, Effect, Option, Queue, Redacted, Ref, Schedule, Terminal } from "effect"
 import * as Names from "../api/Names.ts"
-import { newTrace } from "./Scenario.ts"
+import { newTrace, push } from "./Scenario.ts"
 import { Plant, type Answer, type GatewaySyncView } from "./Plant.ts"
 import { TraceCollector, type Span } from "./TraceCollector.ts"
 import * as Waterfall from "./Waterfall.ts"
@@ -139,7 +139,7 @@ export const interactive = Effect.gen(function* () {
   })
 
   const say = (answer: Answer) => Ref.set(note, dim(`answered ${answer.status} ${JSON.stringify(answer.body)}`))
-  const push = Effect.gen(function* () {
+  const pushChange = Effect.gen(function* () {
     const next = yield* Ref.updateAndGet(revision, (n) => n + 1)
     const before = Option.getOrElse(yield* plant.repository.resolve("main"), () => "")
     const after = yield* plant.commit(next)
@@ -149,18 +149,7 @@ export const interactive = Effect.gen(function* () {
     const { traceparent } = yield* newTrace
     yield* Effect.flatMap(
       onMain
-        ? plant.post(
-            cr,
-            {
-              ref: "refs/heads/main",
-              before,
-              after,
-              deleted: false,
-              head_commit: { id: after },
-              repository: { clone_url: plant.repository.url }
-            },
-            { event: "push", sign: true, traceparent }
-          )
+        ? plant.post(cr, push("main", before, after, plant.repository.url), { event: "push", sign: true, traceparent })
         : plant.post(cr, { ref: "main" }, { traceparent }),
       say
     )
@@ -185,7 +174,7 @@ export const interactive = Effect.gen(function* () {
     while (true) {
       const { key } = yield* Queue.take(input)
       if (key.name === "q" || (key.ctrl && key.name === "c")) return
-      if (key.name === "p") yield* push
+      if (key.name === "p") yield* pushChange
       if (key.name === "r") yield* release
       if (key.name === "c") yield* Ref.update(turned, (now) => !now)
     }

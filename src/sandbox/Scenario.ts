@@ -216,7 +216,7 @@ export const run = Effect.fnUntraced(function* (onStep: (result: StepResult) => 
 })
 
 /** GitHub's push event, as far as anybody reads it. */
-const push = (branch: string, before: string, after: string, url: string) => ({
+export const push = (branch: string, before: string, after: string, url: string) => ({
   ref: `refs/heads/${branch}`,
   before,
   after,
