@@ -1,9 +1,11 @@
 import { NodeFileSystem } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { ConfigProvider, Effect, FileSystem, Layer, Option, Redacted } from "effect"
+import { ConfigProvider, Effect, FileSystem, Layer, Option, Redacted, Schema } from "effect"
 import { TestClock } from "effect/testing"
+import { sign } from "@octokit/webhooks-methods"
 import { createHmac } from "node:crypto"
-import { Authorizer, type Credentials, lines } from "../../src/receiver/Authorizer.ts"
+import { Webhook } from "standardwebhooks"
+import { Authorizer, type Credentials, lines, offers } from "../../src/receiver/Authorizer.ts"
 
 const secret = "It's a Secret to Everybody"
 const redacted = (...texts: ReadonlyArray<string>) => texts.map((text) => Redacted.make(text))
@@ -107,6 +109,168 @@ describe("tokens", () => {
     "Basic s3cret",
     "s3cret"
   ])("refuses %j", (authorization) => Effect.map(asked(token, { authorization }), (yes) => assert.isFalse(yes)))
+})
+
+const json = '{"ref":"refs/heads/main"}'
+const ofJson = "6a42699496d8c4fb346af1c930df527931a321e28ada69dbc5ee82f438517fd2"
+const form = "payload=%7B%22ref%22%3A%22refs%2Fheads%2Fmain%22%7D"
+const ofForm = "720493f557150a271b7cfdd9904c5fe4697f30c44588f8b452d36abc47b8796c"
+const asForm = { "content-type": "application/x-www-form-urlencoded" }
+
+describe("signatures of other forges", () => {
+  it.effect.each<readonly [string, Readonly<Record<string, string>>, string, boolean]>([
+    ["Bitbucket, in GitHub's header for SHA-1", { "x-hub-signature": `sha256=${ofJson}` }, json, true],
+    ["Gitea, the digits alone", { "x-gitea-signature": ofJson }, json, true],
+    ["Gogs, the digits alone", { "x-gogs-signature": ofJson }, json, true],
+    ["Gitea's form, over the JSON", { "x-gitea-signature": ofJson, ...asForm }, form, true],
+    ["Gitea's form, over the form", { "x-gitea-signature": ofForm, ...asForm }, form, false],
+    ["GitHub's form, over the form", { "x-hub-signature-256": `sha256=${ofForm}`, ...asForm }, form, true],
+    ["GitHub's form, over the JSON", { "x-hub-signature-256": `sha256=${ofJson}`, ...asForm }, form, false],
+    ["Gitea, as GitHub writes it", { "x-gitea-signature": `sha256=${ofJson}` }, json, false],
+    ["Bitbucket, the digits alone", { "x-hub-signature": ofJson }, json, false],
+    ["Gitea without a secret", { "x-gitea-signature": "", "x-hub-signature-256": "sha256=" }, json, false],
+    ["a form that is not UTF-8", { "x-gitea-signature": ofJson, ...asForm }, "payload=%FF%FE", false]
+  ])("%s: %s", ([, headers, body, expected]) =>
+    Effect.map(asked(hmac, headers, body), (yes) => assert.strictEqual(yes, expected))
+  )
+
+  it.effect.prop(
+    "whatever octokit signs",
+    { key: Schema.NonEmptyString, body: Schema.NonEmptyString },
+    ({ body, key }) =>
+      Effect.gen(function* () {
+        const signature = yield* Effect.promise(() => sign(key, body))
+        assert.isTrue(yield* asked({ hmac: redacted(key) }, signed(signature), body))
+        const other = `${body}x`
+        assert.isFalse(yield* asked({ hmac: redacted(key) }, signed(signature), other))
+      })
+  )
+})
+
+describe("Standard Webhooks", () => {
+  const key = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+  const at = 1_614_265_330
+  const body = '{"test": 2432232314}'
+  const v1 = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+  const headers = (change: Readonly<Record<string, string>> = {}) => ({
+    "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+    "webhook-timestamp": String(at),
+    "webhook-signature": v1,
+    ...change
+  })
+  const askedAt = (seconds: number, credentials: Credentials, headers: Readonly<Record<string, string>>, text = body) =>
+    Effect.andThen(TestClock.setTime(seconds * 1000), asked(credentials, headers, text))
+  const encoded = { hmac: redacted(`whsec_${key}`) }
+
+  it.effect("the example of the standard, with and without the secret's prefix", () =>
+    Effect.gen(function* () {
+      assert.isTrue(yield* askedAt(at, encoded, headers()))
+      assert.isTrue(yield* askedAt(at, { hmac: redacted(key) }, headers()))
+      assert.isTrue(yield* askedAt(at, { hmac: redacted("another", key) }, headers()))
+    })
+  )
+
+  it.effect.each([
+    [-300, true],
+    [300, true],
+    [-301, false],
+    [301, false]
+  ] as const)("a clock that is %i s off: %s", ([off, expected]) =>
+    Effect.map(askedAt(at + off, encoded, headers()), (yes) => assert.strictEqual(yes, expected))
+  )
+
+  it.effect("one of several signatures is enough, be it of an old key", () =>
+    Effect.map(askedAt(at, encoded, headers({ "webhook-signature": `v1,AAAA v1a,BBBB ${v1}` })), (yes) =>
+      assert.isTrue(yes)
+    )
+  )
+
+  it.effect.each<readonly [string, Readonly<Record<string, string>>]>([
+    ["another id", { "webhook-id": "msg_2" }],
+    ["no id", { "webhook-id": "" }],
+    ["another time", { "webhook-timestamp": String(at + 1) }],
+    ["no time", { "webhook-timestamp": "" }],
+    ["a time that is no number", { "webhook-timestamp": "NaN" }],
+    ["a time in milliseconds", { "webhook-timestamp": String(at * 1000) }],
+    ["no signature", { "webhook-signature": "" }],
+    ["a signature without its version", { "webhook-signature": v1.slice(3) }],
+    ["another version", { "webhook-signature": v1.replace("v1", "v2") }],
+    ["the ninth of nine", { "webhook-signature": `${"v1,AAAA ".repeat(8)}${v1}` }]
+  ])("refuses %s", ([, change]) => Effect.map(askedAt(at, encoded, headers(change)), (yes) => assert.isFalse(yes)))
+
+  it.effect("refuses another body, and another key", () =>
+    Effect.gen(function* () {
+      assert.isFalse(yield* askedAt(at, encoded, headers(), `${body} `))
+      assert.isFalse(yield* askedAt(at, { hmac: redacted("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA") }, headers()))
+    })
+  )
+
+  it.effect("a secret that is no base64 is the key itself", () =>
+    Effect.gen(function* () {
+      const signature = new Webhook(secret, { format: "raw" }).sign("msg_1", new Date(at * 1000), body)
+      assert.isTrue(yield* askedAt(at, hmac, headers({ "webhook-id": "msg_1", "webhook-signature": signature })))
+    })
+  )
+
+  it.effect.prop("whatever its own library signs", { body: Schema.NonEmptyString, id: Schema.Int }, ({ body, id }) =>
+    Effect.gen(function* () {
+      const signature = new Webhook(key).sign(`msg_${id}`, new Date(at * 1000), body)
+      const sent = headers({ "webhook-id": `msg_${id}`, "webhook-signature": signature })
+      assert.isTrue(yield* askedAt(at, encoded, sent, body))
+    })
+  )
+})
+
+describe("tokens of other forges", () => {
+  const token = { token: redacted("s3cret", "with:colon", "größe") }
+  const basic = (text: string) => ({ authorization: `Basic ${Buffer.from(text).toString("base64")}` })
+
+  it.effect.each<readonly [string, Readonly<Record<string, string>>, boolean]>([
+    ["GitLab's header", { "x-gitlab-token": "s3cret" }, true],
+    ["GitLab's header, wrong", { "x-gitlab-token": "s3cre" }, false],
+    ["GitLab's header, empty", { "x-gitlab-token": "" }, false],
+    ["Basic, whatever the user", basic("anybody:s3cret"), true],
+    ["Basic without a user", basic(":s3cret"), true],
+    ["Basic, a colon in the password", basic("anybody:with:colon"), true],
+    ["Basic that is no ASCII", basic("anybody:größe"), true],
+    ["Basic, in lower case", { authorization: basic(":s3cret").authorization.replace("Basic", "basic") }, true],
+    ["Basic, wrong", basic("anybody:wrong"), false],
+    ["Basic, the token as the user", basic("s3cret:"), false],
+    ["Basic without a colon", basic("s3cret"), false],
+    ["Basic that is no base64", { authorization: "Basic s3cret!" }, false]
+  ])("%s", ([, headers, expected]) => Effect.map(asked(token, headers), (yes) => assert.strictEqual(yes, expected)))
+
+  it.effect("the token is no key of signatures, and the other way round", () =>
+    Effect.gen(function* () {
+      assert.isFalse(yield* asked(hmac, { "x-gitlab-token": secret }))
+      assert.isFalse(yield* asked({ token: redacted(secret) }, signed(hello)))
+    })
+  )
+})
+
+describe("what is offered", () => {
+  it.each<readonly [Readonly<Record<string, string>>, boolean]>([
+    [{}, false],
+    [{ authorization: "Digest x" }, false],
+    [{ "x-hub-signature-256": "" }, false],
+    [{ "webhook-signature": "v1,AAAA", "webhook-id": "a", "webhook-timestamp": "1" }, false],
+    [{ "x-hub-signature-256": "sha256=" }, true],
+    [{ authorization: "Bearer x" }, true],
+    [{ "x-gitlab-token": "x" }, true]
+  ])("%j: %s", (headers, expected) =>
+    assert.strictEqual(offers({ headers, body: new Uint8Array() }, 1_000_000_000), expected)
+  )
+
+  it.effect("tells by which of the credentials, in words that tell nothing of them", () =>
+    Effect.gen(function* () {
+      const { authorize } = yield* Authorizer
+      const body = Buffer.from("Hello, World!")
+      assert.deepStrictEqual(yield* authorize({ headers: signed(hello), body }), Option.some("hmac 1"))
+      const headers = { authorization: "Bearer s3cret" }
+      assert.deepStrictEqual(yield* authorize({ headers, body }), Option.some("token 0"))
+      assert.deepStrictEqual(yield* authorize({ headers, body }, {}), Option.some("open"))
+    }).pipe(Effect.provide(Authorizer.layerOf({ hmac: redacted("old", secret), token: redacted("s3cret") })))
+  )
 })
 
 describe("methods together", () => {

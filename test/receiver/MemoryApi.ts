@@ -50,7 +50,10 @@ export interface Call {
 export class MemoryApi extends Context.Service<
   MemoryApi,
   {
-    /** Replaces an object by one with these fields over a plain GatewaySync, in the store as well unless told otherwise. */
+    /**
+     * Replaces an object by one with these fields over a plain GatewaySync, in the store as well unless told otherwise.
+     * Names are of the namespace `plant` unless they say another (`namespace/name`).
+     */
     readonly put: (
       name: string,
       change?: { readonly spec?: object; readonly status?: object; readonly annotations?: Record<string, string> },
@@ -73,8 +76,10 @@ export class MemoryApi extends Context.Service<
     readonly inFlight: Effect.Effect<{ readonly one: number; readonly all: number }>
     /** Every call fails with it until it is none. */
     readonly fault: (reason: Option.Option<ApiErrors.Reason>) => Effect.Effect<void>
-    /** Every patch does. */
-    readonly refuse: (reason: Option.Option<ApiErrors.Reason>) => Effect.Effect<void>
+    /** Every patch does, or those of one object. */
+    readonly refuse: (reason: Option.Option<ApiErrors.Reason>, name?: string) => Effect.Effect<void>
+    /** Names of the Secrets that were read since the last look. */
+    readonly secretReads: Effect.Effect<ReadonlyArray<string>>
     /** The next patch is a defect. */
     readonly breakOnce: Effect.Effect<void>
     readonly setReady: (ready: boolean) => Effect.Effect<void>
@@ -94,13 +99,15 @@ export class MemoryApi extends Context.Service<
       let calls: Array<Call> = []
       let fault: Option.Option<ApiErrors.Reason> = Option.none()
       let refusal: Option.Option<ApiErrors.Reason> = Option.none()
+      let refused: string | undefined
+      let secretReads: Array<string> = []
       let broken = false
       const flying = new Map<string, number>()
       let waiting = 0
       let lookups = 0
       let most = { one: 0, all: 0 }
 
-      const key = (name: string) => `plant/${name}`
+      const key = (name: string) => (name.includes("/") ? name : `plant/${name}`)
       const fail = (reason: ApiErrors.Reason) => Effect.fail(new ApiErrors.ApiError({ operation: "test", reason }))
       const notFound = fail(new ApiErrors.NotFound({ message: "not found" }))
       const healthy = Effect.suspend(() => (Option.isSome(fault) ? fail(fault.value) : Effect.void))
@@ -132,6 +139,7 @@ export class MemoryApi extends Context.Service<
         get: (resource, ref): Effect.Effect<unknown, ApiErrors.ApiError> =>
           Effect.suspend((): Effect.Effect<unknown, ApiErrors.ApiError> => {
             if (resource.plural === "secrets") {
+              secretReads.push(ref.name)
               const data = secrets.get(Resource.key(ref))
               return data === undefined ? notFound : Effect.succeed({ data })
             }
@@ -145,7 +153,7 @@ export class MemoryApi extends Context.Service<
             calls.push({ verb: "patch", key: at, operations: operations as ReadonlyArray<RequestedRef.Operation> })
             const found = objects.get(at)
             if (found === undefined) return notFound
-            if (Option.isSome(refusal)) return fail(refusal.value)
+            if (Option.isSome(refusal) && (refused === undefined || refused === at)) return fail(refusal.value)
             if (broken) {
               broken = false
               return Effect.die("broken")
@@ -190,8 +198,8 @@ export class MemoryApi extends Context.Service<
           Effect.sync(() => {
             const object: Stored = {
               metadata: {
-                name,
-                namespace: "plant",
+                name: name.split("/").at(-1)!,
+                namespace: key(name).split("/")[0]!,
                 uid: name,
                 resourceVersion: `${++version}`,
                 generation: 1,
@@ -230,8 +238,10 @@ export class MemoryApi extends Context.Service<
           Effect.sync(() => {
             fault = reason
           }),
-        refuse: (reason) =>
+        secretReads: Effect.sync(() => secretReads.splice(0)),
+        refuse: (reason, name) =>
           Effect.sync(() => {
+            refused = name === undefined ? undefined : key(name)
             refusal = reason
           }),
         breakOnce: Effect.sync(() => {

@@ -1,43 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
-import { type Context, Effect, Fiber, Layer, Logger, Metric, Option, Redacted, References, Tracer } from "effect"
-import { HttpServer } from "effect/http"
+import { type Context, Effect, Fiber, Layer, Logger, Metric, Option, References, Tracer } from "effect"
 import { TestClock } from "effect/testing"
-import { createHmac } from "node:crypto"
 import { request as keys } from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
-import { Authorizer, type Credentials } from "../../src/receiver/Authorizer.ts"
+import { Authorizer } from "../../src/receiver/Authorizer.ts"
 import * as Receiver from "../../src/receiver/Receiver.ts"
 import { MemoryApi } from "./MemoryApi.ts"
+import { bearer, both, receiver, run, signature, silent, written } from "./running.ts"
 import { post, send } from "./send.ts"
 
-const bearer = { authorization: "Bearer s3cret-token" }
-const hmacSecret = "s3cret-hmac"
-const both: Credentials = { hmac: [Redacted.make(hmacSecret)], token: [Redacted.make("s3cret-token")] }
-const signature = (body: string, secret = hmacSecret) => ({
-  "x-hub-signature-256": `sha256=${createHmac("sha256", secret).update(body).digest("hex")}`
-})
 const commit = (digit: string) => digit.repeat(40)
 
-const silent = Logger.make(() => {})
-
-/** A receiver on a free port, over an API server in memory that has the GatewaySync plant/site. */
-const receiver = (credentials: Credentials = {}, logger: Logger.Logger<unknown, unknown> = silent) =>
-  Layer.unwrap(
-    MemoryApi.use(({ store }) => Effect.succeed(Receiver.serve({ store, port: 0, host: "127.0.0.1" })))
-  ).pipe(
-    Layer.provide(Authorizer.layerOf(credentials)),
-    Layer.provideMerge(MemoryApi.layer),
-    Layer.provideMerge(Logger.layer([logger]))
-  )
-
-const run = <A, E>(
-  test: Effect.Effect<A, E, MemoryApi | HttpServer.HttpServer>,
-  options: { readonly credentials?: Credentials } = {}
-) => MemoryApi.use((api) => Effect.andThen(api.put("site"), test)).pipe(Effect.provide(receiver(options.credentials)))
-
 const annotations = MemoryApi.use((api) => api.annotations("site"))
-const written = MemoryApi.use((api) => Effect.map(api.calls, (calls) => calls.filter(({ verb }) => verb === "patch")))
 
 const condition = (type: string) => ({
   type,
@@ -286,6 +261,27 @@ describe("waiting for the gateways", () => {
   )
 })
 
+describe("open to everybody", () => {
+  const conditionTypes = Effect.map(send({ method: "GET", headers: { authorization: "Bearer own" } }), ({ body }) =>
+    (body["conditions"] as ReadonlyArray<{ readonly type: string }>).map(({ type }) => type)
+  )
+
+  it.live("GET says so beside the conditions", () =>
+    run(Effect.map(conditionTypes, (types) => assert.include(types, "WebhookProtected")))
+  )
+
+  it.live("not where a GatewaySync has credentials of its own", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.putSecret("hook", { token: "own" })
+        yield* api.put("site", { spec: { webhook: { token: { secretRef: { name: "hook", key: "token" } } } } })
+        assert.notInclude(yield* conditionTypes, "WebhookProtected")
+      })
+    )
+  )
+})
+
 describe("not for this GatewaySync", () => {
   const github = (event: string, body: object) => post(body, { headers: { "x-github-event": event } })
 
@@ -432,6 +428,15 @@ describe("bad input: no write, no 5xx, JSON", () => {
 
   it.live("HEAD is 405 too", () =>
     run(Effect.map(send({ method: "HEAD" }), ({ status }) => assert.strictEqual(status, 405)))
+  )
+
+  it.live("GET with a payload, as Gitea sends it when told so, is told to use POST", () =>
+    run(
+      Effect.map(send({ method: "GET", path: "/webhook/plant/site?payload=%7B%7D" }), ({ body, status }) => {
+        assert.strictEqual(status, 400)
+        assert.include(body["error"], "use POST")
+      })
+    )
   )
 
   it.live("GET with a body is told to use POST", () =>
@@ -843,7 +848,7 @@ describe("seen from outside", () => {
       })
       assert.include(lines[1], "no ref found")
       assert.notProperty(JSON.parse(lines[2]!), "name")
-    }).pipe(Effect.provide(receiver(both, logger)))
+    }).pipe(Effect.provide(receiver({ credentials: both, logger })))
   })
 
   it.live("requests that were begun are answered before the server ends", () =>
