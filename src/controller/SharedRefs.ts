@@ -1,10 +1,11 @@
 /**
- * One ls-refs for all who ask the same remote, with the same credential, for the same ref.
+ * One ls-refs for all who ask the same remote with the same credential, whichever refs they follow.
  *
  * Who asks says how fresh the answer must be: an ls-refs that began before the question arose answers nothing, one that
- * began after it is shared, running or done.
+ * began after it is shared, running or done. Each asks for all refs that were asked for lately, so that whoever is next
+ * to poll finds the answer there.
  */
-import { Clock, Context, Effect, Layer, type Result } from "effect"
+import { Clock, Context, Duration, Effect, Layer, Result } from "effect"
 import type { Remote } from "../git/GitCommand.ts"
 import type { GitError } from "../git/GitError.ts"
 import { RemoteRefs, type Resolved } from "../git/RemoteRefs.ts"
@@ -24,6 +25,14 @@ export interface Answer {
   readonly resolved: Result.Result<Resolved, GitError>
 }
 
+/** For so long a ref is asked for with the others, and an answer kept for who polls later. Longer intervals share less. */
+export const lifetime = Duration.hours(1)
+
+interface Found {
+  readonly beganAt: number
+  readonly refs: ReadonlyMap<string, Result.Result<Resolved, GitError>>
+}
+
 export class SharedRefs extends Context.Service<
   SharedRefs,
   { readonly ask: (question: Question) => Effect.Effect<Answer> }
@@ -31,15 +40,48 @@ export class SharedRefs extends Context.Service<
   static readonly layerNoDeps = Layer.effect(
     SharedRefs,
     Effect.gen(function* () {
-      const refs = yield* RemoteRefs
-      const { ask } = yield* SharedLookup.make({
-        key: ({ credential, ref, url }: Question) => JSON.stringify([url.href, credential, ref]),
-        lookup: Effect.fnUntraced(function* (question): Effect.fn.Return<Answer> {
+      const remoteRefs = yield* RemoteRefs
+      /** Refs by remote and credential, and when each was last asked for. */
+      const followed = new Map<string, Map<string, number>>()
+      const keyOf = ({ credential, url }: Question) => JSON.stringify([url.href, credential])
+
+      const follow = (question: Question, now: number) => {
+        const key = keyOf(question)
+        const refs = followed.get(key) ?? new Map<string, number>()
+        followed.set(key, refs.set(question.ref, now))
+        const old = now - Duration.toMillis(lifetime)
+        for (const [ref, at] of refs) if (at < old) refs.delete(ref)
+      }
+
+      /** Remotes that nobody asks any more, and credentials that were renewed. */
+      const forget = (now: number) => {
+        const old = now - Duration.toMillis(lifetime)
+        for (const [key, refs] of followed) if (refs.values().every((at) => at < old)) followed.delete(key)
+      }
+
+      const shared = yield* SharedLookup.make({
+        key: keyOf,
+        remember: lifetime,
+        lookup: Effect.fnUntraced(function* (question: Question): Effect.fn.Return<Found> {
           const beganAt = yield* Clock.currentTimeMillis
-          return { beganAt, resolved: yield* Effect.result(refs.resolve(question)) }
+          forget(beganAt)
+          const refs = Array.from(followed.get(keyOf(question))?.keys() ?? [question.ref])
+          return { beganAt, refs: yield* remoteRefs.resolveAll({ ...question, refs }) }
         })
       })
-      return { ask: (question) => ask(question, BigInt(Math.floor(question.after) + 1) * 1_000_000n) }
+
+      const ask = Effect.fnUntraced(function* (question: Question): Effect.fn.Return<Answer> {
+        follow(question, yield* Clock.currentTimeMillis)
+        let since = BigInt(Math.floor(question.after) + 1) * 1_000_000n
+        while (true) {
+          const { beganAt, refs } = yield* shared.ask(question, since)
+          const resolved = refs.get(question.ref)
+          if (resolved !== undefined) return { beganAt, resolved }
+          // It began before anybody asked for this ref.
+          since = yield* Clock.currentTimeNanos
+        }
+      })
+      return { ask }
     })
   )
   static readonly layer = this.layerNoDeps.pipe(Layer.provide(RemoteRefs.layer))

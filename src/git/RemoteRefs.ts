@@ -3,20 +3,19 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Predicate from "effect/Predicate"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as IsomorphicGit from "isomorphic-git"
 import { GitCommand, type Remote } from "./GitCommand.ts"
 import { GitError, type Reason } from "./GitError.ts"
 import * as GitHttp from "./GitHttp.ts"
-
-/** A full object id, lower case: SHA-1, or SHA-256 in repositories that use it. */
-export const CommitId = Schema.String.check(Schema.isPattern(/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/))
+import * as ObjectId from "./ObjectId.ts"
 
 /** What a ref means at the remote at this moment. Annotated tags are peeled: `commit` is always a commit. */
 export const Resolved = Schema.Struct({
   ref: Schema.String,
   kind: Schema.Literals(["tag", "branch", "commit"]),
-  commit: CommitId
+  commit: ObjectId.ObjectId
 })
 export type Resolved = typeof Resolved.Type
 
@@ -26,6 +25,12 @@ export interface Request extends Remote {
   /** For the whole answer. Default 30 s. */
   readonly deadline?: Duration.Input | undefined
 }
+
+export interface Refs {
+  readonly refs: ReadonlyArray<string>
+}
+
+export type Answer = Result.Result<Resolved, GitError>
 
 interface ServerRef {
   readonly ref: string
@@ -42,6 +47,10 @@ export class RemoteRefs extends Context.Service<
      * the agent's fetch finds out.
      */
     readonly resolve: (request: Request) => Effect.Effect<Resolved, GitError>
+    /** The same for many refs of one remote, in one go: an answer for each of them. */
+    readonly resolveAll: (
+      request: Remote & Pick<Request, "deadline"> & Refs
+    ) => Effect.Effect<ReadonlyMap<string, Answer>>
   }
 >()("stoker/git/RemoteRefs") {
   static readonly layer: Layer.Layer<RemoteRefs, never, GitCommand> = Layer.effect(
@@ -53,36 +62,54 @@ export class RemoteRefs extends Context.Service<
       const lister = (remote: Remote) =>
         remote.url._tag === "Http" ? overHttp(agents, remote) : Effect.succeed(overCommand(git, remote))
 
-      const resolve = Effect.fnUntraced(function* (request: Request) {
-        const { ref, url } = request
-        const fail = (reason: Reason) => new GitError({ repository: url.display, reason })
-        if (!isRefName(ref)) return yield* fail({ _tag: "InvalidRef", ref: ref.slice(0, 100) })
-        if (isCommitId(ref)) return { ref, kind: "commit" as const, commit: ref.toLowerCase() }
+      const resolveAll = Effect.fnUntraced(function* (request: Remote & Pick<Request, "deadline"> & Refs) {
+        const { refs, url } = request
+        const error = (reason: Reason) => new GitError({ repository: url.display, reason })
+        const fail = (reason: Reason): Answer => Result.fail(error(reason))
+        const answers = new Map<string, Answer>()
+        for (const ref of refs) {
+          if (!isRefName(ref)) answers.set(ref, fail({ _tag: "InvalidRef", ref: ref.slice(0, 100) }))
+          else if (ObjectId.is(ref.toLowerCase())) {
+            answers.set(ref, Result.succeed({ ref, kind: "commit", commit: ref.toLowerCase() }))
+          }
+        }
+        const asked = refs.filter((ref) => !answers.has(ref))
+        if (asked.length === 0) return answers
         const deadline = Duration.fromInputUnsafe(request.deadline ?? "30 seconds")
-        return yield* Effect.gen(function* () {
+        const found = yield* Effect.gen(function* () {
           const list = yield* lister(request)
-          const refs = yield* list([`refs/heads/${ref}`, `refs/tags/${ref}`])
-          const tag = refs.find((found) => found.ref === `refs/tags/${ref}`)
-          if (tag !== undefined) return { ref, kind: "tag" as const, commit: tag.peeled ?? tag.oid }
-          const branch = refs.find((found) => found.ref === `refs/heads/${ref}`)
-          if (branch !== undefined) return { ref, kind: "branch" as const, commit: branch.oid }
+          const listed = yield* list(asked.flatMap((ref) => [`refs/heads/${ref}`, `refs/tags/${ref}`]))
           // HEAD first: a full list can be megabytes.
-          const empty = (yield* list(["HEAD"])).length === 0 && (yield* list(["refs/"])).length === 0
-          return yield* fail(empty ? { _tag: "EmptyRepository" } : { _tag: "RefNotFound", ref })
+          const empty =
+            listed.length === 0 && (yield* list(["HEAD"])).length === 0 && (yield* list(["refs/"])).length === 0
+          const byName = new Map(listed.map((server) => [server.ref, server]))
+          return (ref: string): Answer => {
+            const tag = byName.get(`refs/tags/${ref}`)
+            if (tag !== undefined) return Result.succeed({ ref, kind: "tag", commit: tag.peeled ?? tag.oid })
+            const branch = byName.get(`refs/heads/${ref}`)
+            if (branch !== undefined) return Result.succeed({ ref, kind: "branch", commit: branch.oid })
+            return fail(empty ? { _tag: "EmptyRepository" } : { _tag: "RefNotFound", ref })
+          }
         }).pipe(
           Effect.timeoutOrElse({
             duration: deadline,
-            orElse: () => Effect.fail(fail({ _tag: "Timeout", seconds: Duration.toSeconds(deadline) }))
-          })
+            orElse: () => Effect.fail(error({ _tag: "Timeout", seconds: Duration.toSeconds(deadline) }))
+          }),
+          Effect.catch((failure) => Effect.succeed((): Answer => Result.fail(failure)))
         )
+        for (const ref of asked) answers.set(ref, found(ref))
+        return answers
       })
 
-      return RemoteRefs.of({ resolve })
+      const resolve = (request: Request) =>
+        Effect.flatMap(resolveAll({ ...request, refs: [request.ref] }), (answers) =>
+          Effect.fromResult(answers.get(request.ref)!)
+        )
+
+      return RemoteRefs.of({ resolve, resolveAll })
     })
   )
 }
-
-const isCommitId = (ref: string): boolean => /^(?:[0-9a-f]{40}|[0-9a-f]{64})$/i.test(ref)
 
 /** git's own rules (`git check-ref-format`), for a name without `refs/heads/`. */
 export const isRefName = (ref: string): boolean =>
@@ -133,7 +160,7 @@ const overHttp = Effect.fnUntraced(function* (agents: GitHttp.Agents, remote: Re
           : new GitError({ repository: remote.url.display, reason: reasonOfLibrary(error, remote) })
     })
   const list: List = (prefixes) =>
-    Effect.map(Effect.forEach(prefixes, listOne, { concurrency: "unbounded" }), (found) => found.flat())
+    Effect.map(Effect.forEach(prefixes, listOne, { concurrency: 8 }), (found) => found.flat())
   return list
 })
 

@@ -32,9 +32,6 @@ interface Line<Request, A, E> {
   running: boolean
 }
 
-/** How long an answer is remembered for those who ask about an earlier time. */
-const remembered = Duration.toNanosUnsafe("1 minute")
-
 /**
  * `key` must tell apart whatever may lead to another answer: for a git server the URL, the ref, and the credential's
  * Secret with its resourceVersion. A lookup belongs to the scope, not to who asked first: it ends for all or for none.
@@ -42,7 +39,10 @@ const remembered = Duration.toNanosUnsafe("1 minute")
 export const make = Effect.fnUntraced(function* <Request, A, E, R>(options: {
   readonly key: (request: Request) => string
   readonly lookup: (request: Request) => Effect.Effect<A, E, R>
+  /** How long an answer is remembered for those who ask about an earlier time. Default: a minute. */
+  readonly remember?: Duration.Input | undefined
 }) {
+  const remembered = Duration.toNanosUnsafe(options.remember ?? "1 minute")
   const scope = yield* Effect.scope
   const services = yield* Effect.context<R>()
   const lines = new Map<string, Line<Request, A, E>>()

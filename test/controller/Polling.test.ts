@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Layer } from "effect"
+import { Clock, Effect, Fiber, Layer, Result } from "effect"
 import { TestClock } from "effect/testing"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Names from "../../src/api/Names.ts"
@@ -8,19 +8,25 @@ import { Metrics } from "../../src/controller/Metrics.ts"
 import { SharedRefs } from "../../src/controller/SharedRefs.ts"
 import * as Resolve from "../../src/controller/steps/Resolve.ts"
 import { GitError } from "../../src/git/GitError.ts"
-import { RemoteRefs, type Request } from "../../src/git/RemoteRefs.ts"
+import { RemoteRefs } from "../../src/git/RemoteRefs.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import { commit, gatewaySync, resolved } from "./fixtures.ts"
 
-/** A remote that counts who asks; `answer` may fail. */
+/** A remote that counts who asks for which refs; it may be down. */
 const remote = Effect.sync(() => {
-  const asked: Array<{ readonly ref: string; readonly at: number }> = []
+  const asked: Array<{ readonly refs: ReadonlyArray<string>; readonly repository: string; readonly at: number }> = []
   let isDown = false
-  const resolve = Effect.fnUntraced(function* ({ ref, url }: Request) {
-    asked.push({ ref, at: yield* Clock.currentTimeMillis })
+  const resolveAll: RemoteRefs["Service"]["resolveAll"] = Effect.fnUntraced(function* ({ refs, url }) {
+    asked.push({ refs, repository: url.href, at: yield* Clock.currentTimeMillis })
     yield* Effect.sleep(20)
-    if (isDown) return yield* new GitError({ repository: url.display, reason: { _tag: "Refused", host: "git" } })
-    return { ref, kind: "branch" as const, commit }
+    return new Map(
+      refs.map((ref) => [
+        ref,
+        isDown
+          ? Result.fail(new GitError({ repository: url.display, reason: { _tag: "Refused", host: "git" } }))
+          : Result.succeed({ ref, kind: "branch", commit })
+      ])
+    )
   })
   return {
     asked,
@@ -28,7 +34,7 @@ const remote = Effect.sync(() => {
       isDown = value
     },
     layer: SharedRefs.layerNoDeps.pipe(
-      Layer.provide(Layer.succeed(RemoteRefs, { resolve })),
+      Layer.provide(Layer.mock(RemoteRefs, { resolveAll })),
       Layer.merge(Memory.layer),
       Layer.merge(Metrics.layer),
       Layer.merge(Layer.mock(ApiClient, {}))
@@ -51,6 +57,9 @@ const one = (index: number, options: Parameters<typeof gatewaySync>[0] = {}) =>
 const seconds = (count: number) =>
   Effect.forEach(Array.from({ length: count }), () => TestClock.adjust("1 second"), { discard: true })
 
+const minutes = (count: number) =>
+  Effect.forEach(Array.from({ length: count }), () => TestClock.adjust("1 minute"), { discard: true })
+
 describe("Polling", () => {
   it.effect("asks once an interval for a thousand GatewaySyncs of one remote, whenever each was made", () =>
     Effect.gen(function* () {
@@ -70,7 +79,59 @@ describe("Polling", () => {
     })
   )
 
-  it.effect("gives each its own interval, and asks apart for another ref or repository", () =>
+  it.effect(
+    "asks once an interval for many GatewaySyncs on different refs of one remote, and apart for another one",
+    () =>
+      Effect.gen(function* () {
+        const { asked, layer } = yield* remote
+        yield* Effect.gen(function* () {
+          for (let index = 0; index < 200; index++) {
+            const ref = `v${index}`
+            yield* Effect.forkScoped(follow(one(index, { git: { ref }, status: { ...resolved, lastSyncRef: ref } })))
+            if (index % 10 === 0) yield* TestClock.adjust("1 second")
+          }
+          const elsewhere = { repo: "https://git.example.com/other.git", ref: "other" }
+          yield* Effect.forkScoped(follow(one(1000, { git: elsewhere, status: { ...resolved, lastSyncRef: "other" } })))
+          yield* seconds(120)
+          asked.length = 0
+          yield* seconds(600)
+        }).pipe(Effect.provide(layer))
+        const [others, many] = [
+          asked.filter(({ refs }) => refs.includes("other")),
+          asked.filter(({ refs }) => !refs.includes("other"))
+        ]
+        assert.isAtLeast(many.length, 9)
+        assert.isAtMost(many.length, 11)
+        assert.isTrue(many.every(({ refs }) => refs.length === 200))
+        assert.isTrue(others.every(({ refs }) => refs.length === 1))
+      })
+  )
+
+  it.effect("shares polls of an hour, too, and asks no longer for what nobody follows", () =>
+    Effect.gen(function* () {
+      const { asked, layer } = yield* remote
+      yield* Effect.gen(function* () {
+        const hourly = { spec: { polling: { interval: "1h" } } }
+        const leaving = yield* Effect.forkScoped(
+          follow(one(0, { git: { ref: "old" }, status: { ...resolved, lastSyncRef: "old" } }))
+        )
+        yield* TestClock.adjust("2 minutes")
+        yield* Fiber.interrupt(leaving)
+        for (let index = 1; index <= 10; index++) {
+          yield* Effect.forkScoped(follow(one(index, hourly)))
+          yield* TestClock.adjust("1 minute")
+        }
+        yield* minutes(120)
+        asked.length = 0
+        yield* minutes(600)
+      }).pipe(Effect.provide(layer))
+      assert.isAtLeast(asked.length, 9)
+      assert.isAtMost(asked.length, 11)
+      assert.isTrue(asked.every(({ refs }) => !refs.includes("old")))
+    })
+  )
+
+  it.effect("gives each its own interval", () =>
     Effect.gen(function* () {
       const { asked, layer } = yield* remote
       yield* Effect.gen(function* () {
@@ -78,8 +139,7 @@ describe("Polling", () => {
         yield* Effect.forkScoped(
           follow(
             one(2, {
-              git: { ref: "slow" },
-              status: { ...resolved, lastSyncRef: "slow" },
+              git: { repo: "https://git.example.com/slow.git" },
               spec: { polling: { interval: "5m" } }
             })
           )
@@ -87,16 +147,15 @@ describe("Polling", () => {
         yield* Effect.forkScoped(
           follow(
             one(3, {
-              git: { ref: "never" },
-              status: { ...resolved, lastSyncRef: "never" },
+              git: { repo: "https://git.example.com/never.git" },
               spec: { polling: { enabled: false } }
             })
           )
         )
         yield* seconds(630)
       }).pipe(Effect.provide(layer))
-      const count = (ref: string) => asked.filter((ask) => ask.ref === ref).length
-      assert.include([10, 11], count("main"))
+      const count = (repository: string) => asked.filter((ask) => ask.repository.includes(repository)).length
+      assert.include([10, 11], count("plant"))
       assert.strictEqual(count("slow"), 2)
       assert.strictEqual(count("never"), 0)
     })
@@ -129,7 +188,7 @@ describe("Polling", () => {
         )
         yield* seconds(300)
       }).pipe(Effect.provide(layer))
-      const at = asked.filter(({ ref }) => ref === "v2").map((ask) => Math.round(ask.at / 1000))
+      const at = asked.filter(({ refs }) => refs.includes("v2")).map((ask) => Math.round(ask.at / 1000))
       assert.deepStrictEqual(at.slice(0, 6), [0, 1, 3, 7, 12, 17])
       assert.isAtMost(at.filter((second) => second > 62).length, 1)
     })

@@ -98,6 +98,33 @@ layer(TestLayer, { excludeTestServices: true })("RemoteRefs", (it) => {
     })
   )
 
+  it.effect("resolves many refs in one go, each with an answer of its own", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      const repository = yield* makeRepository("many.git")
+      const commit = yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const refs = yield* RemoteRefs
+      const ask = Effect.fnUntraced(function* (url: string, ...asked: ReadonlyArray<string>) {
+        const remote = { url: yield* Effect.fromResult(RepositoryUrl.parse(url)), credentials: anonymous }
+        const answers = yield* refs.resolveAll({ ...remote, refs: asked })
+        return asked.map((ref) =>
+          Result.match(answers.get(ref)!, {
+            onSuccess: ({ kind }): string => kind,
+            onFailure: ({ reason }) => reason._tag
+          })
+        )
+      })
+      assert.deepStrictEqual(yield* ask(repository.url, "main", "nowhere", "bad..name", commit), [
+        "branch",
+        "RefNotFound",
+        "InvalidRef",
+        "commit"
+      ])
+      assert.deepStrictEqual(yield* ask(server.url("nowhere.git"), "main", commit), ["RepositoryNotFound", "commit"])
+    })
+  )
+
   it.effect("asks for the capabilities once, and for the branch and the tag in parallel", () =>
     Effect.gen(function* () {
       const server = yield* GitServer
