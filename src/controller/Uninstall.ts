@@ -67,7 +67,7 @@ export const run = Effect.fnUntraced(function* (deployment: Resource.ObjectRef) 
   yield* stop(deployment)
   const left = yield* held.pipe(
     Effect.tap((all) => Effect.forEach(all, release, { concurrency: 8, discard: true })),
-    Effect.tap((all) => Effect.logInfo(`took the finalizer off ${all.length} GatewaySyncs`)),
+    Effect.tap((all) => (all.length === 0 ? Effect.void : Effect.logInfo(`freed ${all.length} GatewaySyncs`))),
     Effect.repeat({ until: (all) => all.length === 0, times: 5, schedule: Schedule.spaced("200 millis") })
   )
   if (left.length > 0) return yield* new StillHeld({ names: left.map(({ metadata }) => Resource.key(metadata)) })

@@ -23,7 +23,7 @@ export const render = Effect.fnUntraced(function* (values: ReadonlyArray<string>
   const path = yield* Path.Path
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
   const chart = path.join(yield* Checkout.root, "charts", "stoker-operator")
-  const args = ["template", release, chart, "--namespace", namespace, "--include-crds"]
+  const args = ["template", release, chart, "--namespace", namespace, "--include-crds", "--no-hooks"]
   const [output, errors, code] = yield* Effect.scoped(
     Effect.gen(function* () {
       const handle = yield* spawner.spawn(

@@ -4,6 +4,7 @@ import { assert, layer } from "@effect/vitest"
 import { Effect, FileSystem, Layer, Path, Redacted, Schema, Stream } from "effect"
 import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { expect } from "vitest"
 import { parse } from "yaml"
 import * as AgentAccess from "../../src/controller/steps/AgentAccess.ts"
 import * as Checkout from "../../src/sandbox/Checkout.ts"
@@ -58,6 +59,10 @@ const Deployment = Schema.Struct({
   })
 })
 
+const decodeRelease = Schema.decodeUnknownEffect(
+  Schema.fromJsonString(Schema.Struct({ info: Schema.Struct({ notes: Schema.String }) }))
+)
+
 const deployment = Effect.fnUntraced(function* (objects: ReadonlyArray<Manifests.Manifest>) {
   const { spec } = yield* Effect.flatMap(find(objects, "Deployment"), Schema.decodeUnknownEffect(Deployment))
   const [container] = spec.template.spec.containers
@@ -69,6 +74,7 @@ const deployment = Effect.fnUntraced(function* (objects: ReadonlyArray<Manifests
 })
 
 const base = [
+  "Job stoker-stoker-operator-uninstall",
   "ClusterRole stoker-agent",
   `ClusterRole ${serviceAccount}`,
   "ClusterRole stoker-stoker-operator-metrics-reader",
@@ -92,6 +98,55 @@ const ingress = {
   hosts: [{ host: "stoker.example.com", paths: [{ path: "/webhook", pathType: "Prefix" }] }],
   tls: [{ secretName: "stoker-webhook-tls", hosts: ["stoker.example.com"] }]
 }
+/** What `helm install` is documented with, by the name of its golden file. */
+const documented = {
+  default: {},
+  "receiver-open": { webhookReceiver: { enabled: true } },
+  "receiver-hmac": { webhookReceiver: { enabled: true, hmac } },
+  "receiver-hmac-existing": {
+    webhookReceiver: { enabled: true, hmac: { secretRef: { name: "webhook-hmac", key: "webhook-secret" } } }
+  },
+  "receiver-token": { webhookReceiver: { enabled: true, token } },
+  "receiver-token-existing": {
+    webhookReceiver: { enabled: true, token: { secretRef: { name: "webhook-token-secret", key: "webhook-token" } } }
+  },
+  "receiver-ingress": { webhookReceiver: { enabled: true, hmac, ingress } },
+  replicas: { replicaCount: 2, webhookReceiver: { enabled: true, hmac, token } },
+  monitoring: {
+    metrics: { secure: false },
+    serviceMonitor: { enabled: true },
+    prometheusRule: { enabled: true, additionalRules: [{ record: "stoker:up", expr: "up" }] },
+    grafanaDashboard: { enabled: true },
+    networkPolicy: { enabled: true }
+  },
+  least: {
+    leaderElection: { enabled: false },
+    metrics: { enabled: false },
+    rbac: { autoBindAgent: { enabled: false } },
+    crds: { update: false },
+    uninstallHook: { enabled: false }
+  },
+  "own-names": {
+    fullnameOverride: "plant-operator",
+    image: { repository: "registry.example.com/stoker", tag: "edge", pullPolicy: "Always" },
+    imagePullSecrets: [{ name: "registry" }],
+    extraEnv: [{ name: "HTTPS_PROXY", value: "http://proxy.example.com:3128" }],
+    nodeSelector: { "kubernetes.io/os": "linux" },
+    priorityClassName: "system-cluster-critical"
+  }
+}
+
+const isGolden = (text: string, file: string) =>
+  // oxlint-disable-next-line vitest/no-standalone-expect -- only the tests below call it
+  Effect.promise(() => expect(`${text}\n`).toMatchFileSnapshot(`golden/${file}`))
+
+/** The documents of a rendered text, each with the line that says where it comes from. */
+const documents = (text: string) =>
+  text
+    .split(/^---$/m)
+    .map((document) => document.trim())
+    .filter((document) => document !== "")
+
 const everything = { replicaCount: 2, webhookReceiver: { enabled: true, hmac, token, ingress } }
 
 const Services = ControlPlane.layer.pipe(Layer.provideMerge(NodeServices.layer))
@@ -138,6 +193,33 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     })
   )
 
+  /**
+   * The default as a whole, the others by the documents in which they differ from it. After a change that is meant:
+   * `vitest run test/charts --update`, and read the difference.
+   */
+  it.effect.each(Object.entries(documented))("renders %s as its golden file", ([name, values]) =>
+    Effect.gen(function* () {
+      const usual = documents((yield* render({})).text)
+      const all = documents((yield* render(values)).text)
+      const shown = name === "default" ? all : all.filter((document) => !usual.includes(document))
+      yield* isGolden(shown.join("\n---\n"), `${name}.yaml`)
+    })
+  )
+
+  it.effect.each(["receiver-open", "receiver-hmac", "receiver-token", "receiver-ingress", "least"] as const)(
+    "tells after an install what to do next (%s)",
+    (name) =>
+      Effect.gen(function* () {
+        const { code, output } = yield* helm(
+          ["install", "stoker", "--dry-run=client", "--output=json"],
+          documented[name]
+        )
+        assert.strictEqual(code, 0, output)
+        const { info } = yield* decodeRelease(output.slice(output.indexOf("{")))
+        yield* isGolden(info.notes.trim(), `notes-${name}.txt`)
+      })
+  )
+
   it.effect("renders the controller alone by default, with the receiver off", () =>
     Effect.gen(function* () {
       const { objects } = yield* render({})
@@ -148,7 +230,8 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
         "--health-probe-bind-address=:8081",
         "--metrics-bind-address=:8443",
         "--metrics-secure=true",
-        "--webhook-receiver-port=0"
+        "--webhook-receiver-port=0",
+        "--update-crd"
       ])
     })
   )
@@ -158,14 +241,17 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
       const { objects, text } = yield* render({
         leaderElection: { enabled: false },
         metrics: { enabled: false },
-        rbac: { autoBindAgent: { enabled: false } }
+        rbac: { autoBindAgent: { enabled: false } },
+        crds: { update: false },
+        uninstallHook: { enabled: false }
       })
       assert.deepStrictEqual(
         names(objects),
-        base.filter((name) => !/^(Role|RoleBinding|Service) |metrics/.test(name)).sort()
+        base.filter((name) => !/^(Job|Role|RoleBinding|Service) |metrics/.test(name)).sort()
       )
       assert.notInclude(text, "rolebindings")
       assert.notInclude(text, "tokenreviews")
+      assert.notInclude(text, "customresourcedefinitions")
       const { args, env } = yield* deployment(objects)
       assert.notInclude(args, "--leader-elect")
       assert.include(args, "--metrics-bind-address=0")
@@ -240,7 +326,9 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     ["port", { webhookReceiver: { port: "9444" } }],
     ["webhookReciever", { webhookReciever: { enabled: true } }],
     ["replicaCount", { replicaCount: 0 }],
-    ["hosts", { webhookReceiver: { enabled: true, ingress: { enabled: true } } }]
+    ["hosts", { webhookReceiver: { enabled: true, ingress: { enabled: true } } }],
+    ["crds", { crds: { update: "yes" } }],
+    ["serviceMonitor.enabled needs metrics.enabled", { metrics: { enabled: false }, serviceMonitor: { enabled: true } }]
   ] as const)("refuses a wrong value and names it (%s)", ([name, values]) =>
     Effect.gen(function* () {
       const { output, code } = yield* helm(["template", "stoker"], values)
@@ -257,7 +345,7 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     const isAllowed = Effect.fnUntraced(function* (question: string) {
       const { admin } = yield* ControlPlane
       const [, verb, group, resource, subresource, where, name] =
-        /^(\w+) (?:([\w.]*\.[\w.]+)\/)?(\w+)(?:\/(\w+))?(?: in ([\w-]+))?(?: named (\S+))?$/.exec(question)!
+        /^(\w+) (?:(apps|[\w.]*\.[\w.]+)\/)?(\w+)(?:\/(\w+))?(?: in ([\w-]+))?(?: named (\S+))?$/.exec(question)!
       const response = yield* post(admin, "/apis/authorization.k8s.io/v1/subjectaccessreviews", {
         apiVersion: "authorization.k8s.io/v1",
         kind: "SubjectAccessReview",
@@ -273,7 +361,9 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
           ...["get", "list", "watch", "patch"].map((verb) => `${verb} stoker.io/gatewaysyncs`),
           "patch stoker.io/gatewaysyncs/status in plant",
           "update stoker.io/gatewaysyncs/finalizers in plant",
-          "get apiextensions.k8s.io/customresourcedefinitions named gatewaysyncs.stoker.io",
+          ...["get", "patch"].map(
+            (verb) => `${verb} apiextensions.k8s.io/customresourcedefinitions named gatewaysyncs.stoker.io`
+          ),
           ...["get", "list", "watch", "create", "patch", "delete"].map((verb) => `${verb} configmaps in plant`),
           ...["list", "watch"].map((verb) => `${verb} pods`),
           ...["get", "create", "patch", "delete"].map((verb) => `${verb} secrets in plant`),
@@ -283,7 +373,8 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
             `${verb} rbac.authorization.k8s.io/rolebindings in plant`
           ]),
           `create coordination.k8s.io/leases in ${namespace}`,
-          ...["get", "update"].map(
+          `patch apps/deployments/scale in ${namespace} named ${serviceAccount}`,
+          ...["get", "update", "delete"].map(
             (verb) => `${verb} coordination.k8s.io/leases in ${namespace} named a86165bb.stoker.io`
           ),
           "create authentication.k8s.io/tokenreviews",
@@ -308,7 +399,12 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
           `update coordination.k8s.io/leases in ${namespace} named another`,
           "bind rbac.authorization.k8s.io/clusterroles",
           "escalate rbac.authorization.k8s.io/roles in plant",
-          "patch apiextensions.k8s.io/customresourcedefinitions named gatewaysyncs.stoker.io"
+          "patch apiextensions.k8s.io/customresourcedefinitions named pods.example.com",
+          "create apiextensions.k8s.io/customresourcedefinitions",
+          "delete apiextensions.k8s.io/customresourcedefinitions named gatewaysyncs.stoker.io",
+          `patch apps/deployments in ${namespace} named ${serviceAccount}`,
+          `patch apps/deployments/scale in ${namespace} named another`,
+          `patch apps/deployments/scale in plant named ${serviceAccount}`
         ]
         assert.deepStrictEqual(yield* Effect.filter(questions, isAllowed), [])
       })
