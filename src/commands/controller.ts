@@ -30,6 +30,7 @@ import * as ProbeServer from "../telemetry/ProbeServer.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Telemetry from "../telemetry/Telemetry.ts"
 import { version } from "../Version.ts"
+import * as ReceiverFlags from "./ReceiverFlags.ts"
 
 export interface Address {
   readonly host?: string
@@ -76,6 +77,7 @@ interface Flags {
   readonly metricsBindAddress: Address | "off"
   readonly metricsSecure: boolean
   readonly webhookReceiverPort: number
+  readonly webhookReceiver: ReceiverFlags.Flags
   readonly updateCrd: boolean
 }
 
@@ -139,7 +141,11 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
     yield* stores.ready
     yield* Effect.logInfo("the stores are complete")
     if (flags.webhookReceiverPort !== 0) {
-      const receiver = Receiver.serve({ store: stores.gatewaySyncs.store, port: flags.webhookReceiverPort })
+      const receiver = Receiver.serve({
+        ...ReceiverFlags.options(flags.webhookReceiver),
+        store: stores.gatewaySyncs.store,
+        port: flags.webhookReceiverPort
+      })
       yield* Layer.build(
         Layer.provideMerge(listening("webhook-receiver"), receiver).pipe(Layer.provide(Authorizer.layer))
       )
@@ -212,6 +218,7 @@ const command = Command.make(
       Flag.withDescription("Port of the webhook receiver; 0 = off"),
       Flag.withDefault(9444)
     ),
+    webhookReceiver: ReceiverFlags.flags,
     updateCrd: Flag.Boolean("update-crd").pipe(
       Flag.withDescription("Bring the definition of GatewaySync up to this version at start"),
       Flag.withDefault(false)

@@ -280,6 +280,8 @@ const elsewhere = Answer.respond(
  */
 export const serve = (options: Options & { readonly port: number; readonly host?: string }) => {
   const limits = { ...defaultLimits, ...options.limits }
+  // All of a request is at least its headers.
+  const headerTimeout = Duration.toMillis(Duration.min(limits.headerTimeout, limits.requestTimeout))
   return Layer.unwrap(
     Effect.map(HttpRouter.toHttpEffect(layer(options)), (routes) =>
       HttpServer.serve(
@@ -300,9 +302,9 @@ export const serve = (options: Options & { readonly port: number; readonly host?
       NodeHttpServer.layerServer(
         () =>
           createServer({
-            headersTimeout: Duration.toMillis(limits.headerTimeout),
+            headersTimeout: headerTimeout,
             requestTimeout: Duration.toMillis(limits.requestTimeout),
-            connectionsCheckingInterval: Math.min(5000, Duration.toMillis(limits.headerTimeout)),
+            connectionsCheckingInterval: Math.min(5000, headerTimeout),
             keepAliveTimeout: Duration.toMillis(limits.idleTimeout)
           }),
         { port: options.port, ...(options.host === undefined ? {} : { host: options.host }) }

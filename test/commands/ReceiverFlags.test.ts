@@ -1,0 +1,19 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Option } from "effect"
+import { IpNetwork } from "effect/net"
+import { parseNetworks } from "../../src/commands/ReceiverFlags.ts"
+
+const formatted = (text: string) => Option.map(parseNetworks(text), (all) => all.map(IpNetwork.format))
+
+describe("trusted proxies", () => {
+  it.each<readonly [string, ReadonlyArray<string>]>([
+    ["", []],
+    ["10.0.0.0/8", ["10.0.0.0/8"]],
+    ["10.0.0.0/8, 192.168.1.7", ["10.0.0.0/8", "192.168.1.7/32"]],
+    ["::1,fd00::/8", ["::1/128", "fd00::/8"]]
+  ])("%j", (text, networks) => assert.deepStrictEqual(formatted(text), Option.some(networks)))
+
+  it.each(["proxy", "10.0.0.0/33", "10.0.0.1/8,x", "300.0.0.1"])("%j are none", (text) =>
+    assert.deepStrictEqual(formatted(text), Option.none())
+  )
+})
