@@ -1,5 +1,6 @@
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -22,14 +23,15 @@ export interface Remote {
   readonly credentials: Credentials.Credentials
 }
 
-export interface Options {
+export interface Options<E = never> {
   /** The repository, absolute. Without: none, as for `ls-remote` of a URL. */
   readonly gitDir?: string | undefined
   /** Without: no protocol is allowed at all, so nothing can reach out. */
   readonly remote?: Remote | undefined
   /** Configuration for this one command; goes by environment. */
   readonly config?: Readonly<Record<string, string>> | undefined
-  readonly stdin?: string | undefined
+  /** When the stream fails, the command is ended and fails with the same. */
+  readonly stdin?: string | Stream.Stream<Uint8Array, E> | undefined
   /** The command and all it started are ended after it. Default 60 s. */
   readonly deadline?: Duration.Input | undefined
   /** Longest standard output taken, in bytes. Default 64 MiB. */
@@ -44,7 +46,10 @@ export class GitCommand extends Context.Service<
   GitCommand,
   {
     /** Runs to the end and gives the standard output. Interruption and deadline end the whole process group. */
-    readonly run: (args: ReadonlyArray<string>, options?: Options) => Effect.Effect<Uint8Array<ArrayBuffer>, GitError>
+    readonly run: <E = never>(
+      args: ReadonlyArray<string>,
+      options?: Options<E>
+    ) => Effect.Effect<Uint8Array<ArrayBuffer>, GitError | E>
     /** Starts a local command that lives as long as the scope. */
     readonly spawn: (
       args: ReadonlyArray<string>,
@@ -107,7 +112,7 @@ export class GitCommand extends Context.Service<
           }
         })
 
-        const command = Effect.fnUntraced(function* (args: ReadonlyArray<string>, options: Options) {
+        const command = Effect.fnUntraced(function* (args: ReadonlyArray<string>, options: Options<unknown>) {
           const remote =
             options.remote === undefined ? { config: {}, env: {} } : yield* remoteEnvironment(options.remote)
           return ChildProcess.make("git", args, {
@@ -136,11 +141,20 @@ export class GitCommand extends Context.Service<
               new GitError({ repository, reason: { _tag: "Command", detail: `it does not start: ${error.message}` } })
           )
 
-        const run = Effect.fnUntraced(function* (args: ReadonlyArray<string>, options: Options = {}) {
+        const run = Effect.fnUntraced(function* <E = never>(args: ReadonlyArray<string>, options: Options<E> = {}) {
           const repository = options.remote?.url.display ?? options.gitDir ?? "git"
           const fail = (reason: Reason) => new GitError({ repository, reason })
           const deadline = Duration.fromInputUnsafe(options.deadline ?? "60 seconds")
           const { stdin } = options
+          const inputFailed = yield* Deferred.make<never, E>()
+          const input =
+            typeof stdin === "string"
+              ? Stream.encodeText(Stream.succeed(stdin))
+              : stdin?.pipe(
+                  Stream.tapError((error) => Deferred.fail(inputFailed, error)),
+                  // The end of the input would look like a whole one.
+                  Stream.catch(() => Stream.never)
+                )
           const base = yield* command(args, options)
           const processScope = yield* Scope.fork(owner)
           const output = Effect.gen(function* () {
@@ -148,7 +162,7 @@ export class GitCommand extends Context.Service<
               repository,
               ChildProcess.make(base.command, base.args, {
                 ...base.options,
-                stdin: stdin === undefined ? "ignore" : Stream.encodeText(Stream.succeed(stdin))
+                stdin: input ?? "ignore"
               })
             )
             const [stdout, stderr, code] = yield* Effect.all(
@@ -165,6 +179,7 @@ export class GitCommand extends Context.Service<
             )
             return { stdout, stderr, code }
           }).pipe(
+            Effect.raceFirst(Deferred.await(inputFailed)),
             Scope.provide(processScope),
             // After git's own end its helpers end by themselves, some as zombies until PID 1 looks: nobody waits for
             // those. An interrupted git is waited for: it may hold locks.

@@ -1,8 +1,11 @@
+import * as NodeStream from "@effect/platform-node/NodeStream"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
 import * as Ref from "effect/Ref"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
 import * as NodeHttp from "node:http"
 import * as NodeHttps from "node:https"
 import * as Credentials from "./Credentials.ts"
@@ -16,16 +19,27 @@ export interface Request {
   readonly body?: Uint8Array | undefined
 }
 
-export interface Response {
+interface Head {
   readonly url: string
   readonly status: number
   readonly headers: Readonly<Record<string, string>>
+}
+
+/** An answer read to its end. */
+export interface Response extends Head {
   readonly body: ReadonlyArray<Uint8Array>
 }
 
-/** Longest answer taken: a full ref advertisement of 20 000 refs is 1.6 MB. */
+/** An answer whose body is still on its way. An answer that is cut short is a failure, never a short body. */
+export interface Incoming extends Head {
+  readonly body: Stream.Stream<Uint8Array, GitError>
+}
+
+/** Longest answer taken whole: a full ref advertisement of 20 000 refs is 1.6 MB. */
 const maxBody = 64 * 1024 * 1024
 const maxRedirects = 5
+/** Without a byte for this long, a server is taken for gone. (One that packs says so every 5 s.) */
+const silence = Duration.seconds(30)
 
 /** Keep-alive connections, which end with the scope. */
 export const makeAgents = Effect.acquireRelease(
@@ -44,69 +58,101 @@ export const makeAgents = Effect.acquireRelease(
 export type Agents = Effect.Success<typeof makeAgents>
 
 /**
+ * Sends one request and gives the answer when its head is there; with the scope the answer ends, wherever it is. The
+ * credentials go along only to the origin of the remote's own URL, and no redirect is followed.
+ */
+export const send = Effect.fnUntraced(function* (
+  agents: Agents,
+  remote: Remote,
+  request: Request
+): Effect.fn.Return<Incoming, GitError, Scope.Scope> {
+  const url = new URL(request.url)
+  const { credentials } = remote
+  const fail = (reason: Reason) => new GitError({ repository: remote.url.display, reason })
+  const authorization =
+    url.origin === new URL(remote.url.href).origin ? Credentials.authorization(credentials) : undefined
+  const secure = url.protocol === "https:"
+  const options: NodeHttps.RequestOptions = {
+    method: request.method,
+    agent: agents[secure ? "https:" : "http:"],
+    headers: {
+      ...request.headers,
+      ...(request.body === undefined ? {} : { "content-length": request.body.length }),
+      ...(authorization === undefined ? {} : { authorization: Redacted.value(authorization) })
+    },
+    ...(secure && credentials._tag !== "Ssh" && credentials.ca !== undefined ? { ca: credentials.ca } : {})
+  }
+
+  /** Again where a kept connection turns out to be closed by the server, as it may at any moment. */
+  const attempt: Effect.Effect<NodeHttp.IncomingMessage, GitError, Scope.Scope> = Effect.suspend(() =>
+    Effect.flatMap(
+      Effect.acquireRelease(
+        Effect.sync(() => (secure ? NodeHttps : NodeHttp).request(url, options)),
+        (outgoing) => Effect.sync(() => outgoing.destroy())
+      ),
+      (outgoing) =>
+        Effect.callback((resume) => {
+          outgoing.on("error", (error) =>
+            resume(outgoing.reusedSocket && isReset(error) ? attempt : fail(reasonOf(error, url.host)))
+          )
+          let answer: NodeHttp.IncomingMessage | undefined
+          outgoing.on("response", (incoming) => {
+            answer = incoming
+            resume(Effect.succeed(incoming))
+          })
+          outgoing.setTimeout(Duration.toMillis(silence), () => (answer ?? outgoing).destroy(new Silence()))
+          outgoing.end(request.body)
+        })
+    )
+  )
+  const incoming = yield* attempt
+  return {
+    url: url.href,
+    status: incoming.statusCode ?? 0,
+    headers: Object.fromEntries(
+      Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const)
+    ),
+    body: NodeStream.fromReadable({ evaluate: () => incoming, onError: (error) => fail(reasonOf(error, url.host)) })
+  }
+})
+
+/** The same, read to the end. */
+const sendWhole = Effect.fnUntraced(function* (agents: Agents, remote: Remote, request: Request) {
+  const { body, ...head } = yield* send(agents, remote, request)
+  const whole = yield* Stream.runFoldEffect(
+    body,
+    () => ({ chunks: [] as Array<Uint8Array>, size: 0 }),
+    (state, chunk) => {
+      state.size += chunk.length
+      state.chunks.push(chunk)
+      const detail = `an answer of more than ${maxBody} bytes`
+      return state.size > maxBody
+        ? Effect.fail(new GitError({ repository: remote.url.display, reason: { _tag: "Transport", detail } }))
+        : Effect.succeed(state)
+    }
+  )
+  const response: Response = { ...head, body: whole.chunks }
+  return response
+}, Effect.scoped)
+
+/**
  * The HTTP side of one conversation with a git server.
  *
  * Credentials go with the first request (no 401 round trip), and only to the URL's own origin. Redirects are followed
  * on GET only, as git does, and the rest of the conversation goes where they led; with credentials never to another
- * origin, from https never to http. An answer is read to its end before it is handed on: a cut one is an error, not a
- * short one.
+ * origin, from https never to http. An answer is read to its end before it is handed on.
  */
 export const conversation = Effect.fnUntraced(function* (agents: Agents, remote: Remote) {
   const base = remote.url.href
-  const origin = new URL(base).origin
-  const authorization = Credentials.authorization(remote.credentials)
-  const ca = remote.credentials._tag === "Ssh" ? undefined : remote.credentials.ca
   const fail = (reason: Reason) => new GitError({ repository: remote.url.display, reason })
+  const isAnonymous = Credentials.authorization(remote.credentials) === undefined
   const movedBase = yield* Ref.make(base)
-
-  const send = (url: URL, request: Request) =>
-    Effect.callback<Response, GitError>((resume) => {
-      const secure = url.protocol === "https:"
-      const options: NodeHttps.RequestOptions = {
-        method: request.method,
-        agent: agents[secure ? "https:" : "http:"],
-        headers: {
-          ...request.headers,
-          ...(request.body === undefined ? {} : { "content-length": request.body.length }),
-          ...(authorization !== undefined && url.origin === origin
-            ? { authorization: Redacted.value(authorization) }
-            : {})
-        },
-        ...(secure && ca !== undefined ? { ca } : {})
-      }
-      const onError = (error: unknown) => resume(Effect.fail(fail(reasonOf(error, url.host))))
-      const outgoing = (secure ? NodeHttps : NodeHttp).request(url, options, (incoming) => {
-        const body: Array<Uint8Array> = []
-        let size = 0
-        incoming.on("data", (chunk: Uint8Array) => {
-          size += chunk.length
-          body.push(chunk)
-          if (size > maxBody) incoming.destroy(new Error(`an answer of more than ${maxBody} bytes`))
-        })
-        incoming.on("error", onError)
-        incoming.on("end", () =>
-          resume(
-            Effect.succeed({
-              url: url.href,
-              status: incoming.statusCode ?? 0,
-              headers: Object.fromEntries(
-                Object.entries(incoming.headers).map(([name, value]) => [name, String(value)] as const)
-              ),
-              body
-            })
-          )
-        )
-      })
-      outgoing.on("error", onError)
-      outgoing.end(request.body)
-      return Effect.sync(() => outgoing.destroy())
-    })
 
   const follow = Effect.fnUntraced(function* (request: Request) {
     const suffix = request.url.slice(base.length)
     let url = new URL(request.url)
     for (let hop = 0; hop <= maxRedirects; hop++) {
-      const response = yield* send(url, request)
+      const response = yield* sendWhole(agents, remote, { ...request, url: url.href })
       const location = response.headers["location"]
       if (response.status < 300 || response.status > 399 || location === undefined) return response
       const target = URL.parse(location, url)
@@ -114,7 +160,7 @@ export const conversation = Effect.fnUntraced(function* (agents: Agents, remote:
         return yield* fail({ _tag: "NotAGitServer", detail: "it redirects to another page, perhaps to log in" })
       }
       const to = target.href.slice(0, -suffix.length)
-      const leavesOrigin = authorization !== undefined && target.origin !== url.origin
+      const leavesOrigin = !isAnonymous && target.origin !== url.origin
       if (leavesOrigin || (url.protocol === "https:" && target.protocol !== "https:")) {
         return yield* fail({ _tag: "Moved", to: target.origin + target.pathname.replace(/\/info\/refs$/, "") })
       }
@@ -127,7 +173,9 @@ export const conversation = Effect.fnUntraced(function* (agents: Agents, remote:
   const exchange = (request: Request): Effect.Effect<Response, GitError> =>
     request.method === "GET"
       ? follow(request)
-      : Effect.flatMap(Ref.get(movedBase), (to) => send(new URL(to + request.url.slice(base.length)), request))
+      : Effect.flatMap(Ref.get(movedBase), (to) =>
+          sendWhole(agents, remote, { ...request, url: to + request.url.slice(base.length) })
+        )
 
   return { exchange, location: Ref.get(movedBase) }
 })
@@ -141,8 +189,8 @@ export const discovery = (remote: Remote): Request => ({
 
 /** Where the repository is now, when the server redirects from its URL. */
 export const locate = Effect.fnUntraced(
-  function* (remote: Remote) {
-    const { exchange, location } = yield* conversation(yield* makeAgents, remote)
+  function* (agents: Agents, remote: Remote) {
+    const { exchange, location } = yield* conversation(agents, remote)
     const { headers, status } = yield* exchange(discovery(remote))
     if (status !== 200) {
       const reason = reasonOfStatus(status, headers["retry-after"], remote)
@@ -150,19 +198,27 @@ export const locate = Effect.fnUntraced(
     }
     return yield* location
   },
-  Effect.scoped,
-  (effect, remote) =>
+  (effect, _, remote) =>
     Effect.timeoutOrElse(effect, {
       duration: "30 seconds",
       orElse: () => new GitError({ repository: remote.url.display, reason: { _tag: "Timeout", seconds: 30 } })
     })
 )
 
+/** The server went silent in the middle of a conversation. */
+class Silence extends Error {}
+
+const codeOf = (error: unknown): string =>
+  Predicate.hasProperty(error, "code") && typeof error.code === "string" ? error.code : ""
+
+const isReset = (error: unknown): boolean => ["ECONNRESET", "EPIPE"].includes(codeOf(error))
+
 const tlsCode = /^(?:ERR_TLS_|ERR_SSL_|CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|HOSTNAME_MISMATCH|EPROTO$)/
 
 /** What went wrong below HTTP. */
 const reasonOf = (error: unknown, host: string): Reason => {
-  const code = Predicate.hasProperty(error, "code") && typeof error.code === "string" ? error.code : ""
+  const code = codeOf(error)
+  if (error instanceof Silence) return { _tag: "Timeout", seconds: Duration.toSeconds(silence) }
   if (code === "ENOTFOUND" || code === "EAI_AGAIN") return { _tag: "NoSuchHost", host }
   if (code === "ECONNREFUSED") return { _tag: "Refused", host }
   if (tlsCode.test(code)) return { _tag: "Tls", detail: code }

@@ -2,7 +2,6 @@ import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as FileSystem from "effect/FileSystem"
 import * as Layer from "effect/Layer"
 import * as Path from "effect/Path"
 import * as Ref from "effect/Ref"
@@ -10,11 +9,14 @@ import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
+import * as CloneFolder from "./CloneFolder.ts"
 import type * as Credentials from "./Credentials.ts"
 import { GitCommand } from "./GitCommand.ts"
 import { GitError, type Reason } from "./GitError.ts"
 import * as GitHttp from "./GitHttp.ts"
 import * as ObjectReader from "./ObjectReader.ts"
+import * as PackFetch from "./PackFetch.ts"
+import * as ProtocolV2 from "./ProtocolV2.ts"
 import type * as RepositoryUrl from "./RepositoryUrl.ts"
 
 export interface Options {
@@ -78,133 +80,124 @@ export class Mirror extends Context.Service<
   static readonly layer = (options: Options) => Layer.effect(Mirror, make(options))
 }
 
-const appliedRef = "refs/stoker/applied"
-/** Written by the fetch itself: one process less, and the next fetch has a base even before anything is applied. */
-const fetchedRef = "refs/stoker/fetched"
-/** Whose objects these are: a base of another repository saves nothing, and would ask for every blob. */
-const sourceFile = "stoker-source"
-
 /** A replica may lag behind the one that told us of the commit. */
 const lagging = Schedule.exponential("500 millis", 1.6).pipe(Schedule.upTo({ duration: "4 seconds" }))
 
 export const make = Effect.fnUntraced(function* (options: Options) {
   const { url } = options
   const git = yield* GitCommand
-  const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const folder = path.resolve(options.folder)
+  const clone = yield* CloneFolder.make(folder, url.display)
   const fetching = yield* Semaphore.make(1)
-  const ensured = yield* Ref.make<ReadonlySet<string>>(new Set())
+  const kept = yield* clone.tips
+  const ensured = yield* Ref.make<ReadonlySet<string>>(new Set(kept))
+  const based = yield* Ref.make(kept.length > 0 && (yield* clone.source) === url.display)
+  const sound = yield* Ref.make(true)
   const trees = yield* Ref.make<ReadonlyMap<string, Buffer>>(new Map())
   const fail = (reason: Reason) => new GitError({ repository: url.display, reason })
-  const onDisk = Effect.mapError((error: { readonly message: string }) =>
-    fail({ _tag: "Command", detail: `the clone in ${folder}: ${error.message}` })
-  )
-  const at = (...names: ReadonlyArray<string>) => path.join(folder, ...names)
-
-  /** The empty repository, HEAD last: without it git sees none. */
-  const create = Effect.gen(function* () {
-    yield* fs.makeDirectory(at("objects", "pack"), { recursive: true })
-    yield* fs.makeDirectory(at("refs"), { recursive: true })
-    yield* fs.writeFileString(at("config"), "[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
-    yield* fs.writeFileString(at("HEAD"), "ref: refs/heads/none\n")
-  })
-
-  /** A folder that cannot even be looked into is none. */
-  const isRepository = Effect.all(
-    ["HEAD", "config", "objects/pack", "refs"].map((name) => fs.exists(at(name))),
-    { concurrency: "unbounded" }
-  ).pipe(
-    Effect.map((found) => found.every(Boolean)),
-    Effect.orElseSucceed(() => false)
-  )
-
-  /** We are its only user: a lock or a half-written pack is left over from a git that was killed. */
-  const removeLeftovers = Effect.gen(function* () {
-    const names = yield* fs.readDirectory(folder, { recursive: true })
-    const leftover = names.filter((name) => name.endsWith(".lock") || /(^|\/)tmp_[^/]*$/.test(name))
-    yield* Effect.forEach(leftover, (name) => fs.remove(at(name), { force: true, recursive: true }), { discard: true })
-  })
-
-  /** Out of the way first, which is at once; removing takes its time. */
-  const replace = Effect.gen(function* () {
-    const aside = `${folder}.damaged`
-    yield* fs.remove(aside, { recursive: true, force: true })
-    if (yield* fs.exists(folder)) {
-      yield* fs.rename(folder, aside)
-      yield* fs.remove(aside, { recursive: true, force: true })
-    }
-    yield* create
-    yield* Ref.set(ensured, new Set())
-    yield* Ref.set(trees, new Map())
-  })
-
-  const readRef = (ref: string) =>
-    fs.readFileString(at(ref)).pipe(
-      Effect.map((text) => text.trim()),
-      Effect.orElseSucceed(() => undefined)
-    )
-
-  const writeFile = Effect.fnUntraced(function* (name: string, content: string) {
-    yield* fs.makeDirectory(path.dirname(at(name)), { recursive: true })
-    // Ends in .lock so that a half-written one is swept away like git's own.
-    yield* fs.writeFileString(at(`${name}.lock`), content)
-    yield* fs.rename(at(`${name}.lock`), at(name))
-  })
-
-  yield* onDisk(Effect.flatMap(isRepository, (healthy) => (healthy ? removeLeftovers : replace)))
-  const kept = yield* Effect.all([readRef(appliedRef), readRef(fetchedRef)])
-  const source = yield* readRef(sourceFile)
-  yield* Ref.set(ensured, new Set(kept.flatMap((commit) => (commit === undefined ? [] : [commit]))))
-  const based = yield* Ref.make(source === url.display && kept.some((commit) => commit !== undefined))
   const reader = yield* ObjectReader.make(folder)
   const scope = yield* Effect.scope
   const location = yield* Ref.make(url.href)
+  const agents = yield* GitHttp.makeAgents
+  /** Whether the server speaks protocol 2 with all that we need; found out by trying. */
+  const modern = yield* Ref.make(url._tag === "Http")
+  const deadline = options.deadline ?? "10 minutes"
 
   /** Makes every git of this clone take missing objects for ones that the server still has. */
   const promisor = { "remote.origin.promisor": "true", "remote.origin.partialclonefilter": "blob:none" }
 
-  /** Runs one `git fetch`; whatever it left behind when it failed or was ended is removed. */
-  const fetchFrom = Effect.fnUntraced(
-    function* (href: string, args: ReadonlyArray<string>, config: Record<string, string>, stdin?: string) {
-      yield* git.run(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", ...args], {
-        gitDir: folder,
-        remote: { url, credentials: yield* options.credentials },
-        deadline: options.deadline ?? "10 minutes",
-        config: {
-          ...promisor,
-          "remote.origin.url": href,
-          "http.lowSpeedLimit": "1",
-          "http.lowSpeedTime": "30",
-          ...config
-        },
-        ...(stdin === undefined ? {} : { stdin })
-      })
-    },
-    Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(removeLeftovers)))
-  )
+  /** Whatever a fetch left behind when it failed or was ended is removed. */
+  const sweeping = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+    Effect.onExit(effect, (exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(clone.removeLeftovers)))
 
   /**
-   * The same, and where the server has moved the repository (renamed at the forge), at its new place: git itself would
-   * show the credentials to wherever a redirect leads, so it follows none.
+   * Where the server has moved the repository (renamed at the forge), the same at its new place: git itself would show
+   * the credentials to wherever a redirect leads, so it follows none.
    */
-  const fetch = (args: ReadonlyArray<string>, config: Record<string, string>, stdin?: string) =>
-    Effect.flatMap(Ref.get(location), (href) => fetchFrom(href, args, config, stdin)).pipe(
-      Effect.catchIf(
-        (error) => error.reason._tag === "Moved",
-        Effect.fnUntraced(function* () {
-          const href = yield* GitHttp.locate({ url, credentials: yield* options.credentials })
-          yield* Ref.set(location, href)
-          yield* fetchFrom(href, args, config, stdin)
-        })
-      )
+  const atLocation = <A, E>(fetchFrom: (href: string) => Effect.Effect<A, GitError | E>) => {
+    const moved = Effect.gen(function* () {
+      const href = yield* GitHttp.locate(agents, { url, credentials: yield* options.credentials })
+      yield* Ref.set(location, href)
+      return yield* fetchFrom(href)
+    })
+    return Effect.flatMap(Ref.get(location), fetchFrom).pipe(
+      Effect.catch((error) => (error instanceof GitError && error.reason._tag === "Moved" ? moved : Effect.fail(error)))
     )
+  }
+
+  /** By the `git` program, which can talk to all servers. */
+  const fetchByGit = (args: ReadonlyArray<string>, config: Record<string, string>, stdin?: string) =>
+    atLocation(
+      Effect.fnUntraced(function* (href) {
+        yield* git.run(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", ...args], {
+          gitDir: folder,
+          remote: { url, credentials: yield* options.credentials },
+          deadline,
+          config: {
+            ...promisor,
+            "remote.origin.url": href,
+            "http.lowSpeedLimit": "1",
+            "http.lowSpeedTime": "30",
+            ...config
+          },
+          ...(stdin === undefined ? {} : { stdin })
+        })
+      }, sweeping)
+    )
+
+  /** By one request, and no program but the one that takes the pack in. */
+  const fetchDirectly = (request: ProtocolV2.Fetch) =>
+    atLocation(
+      Effect.fnUntraced(function* (base) {
+        const remote = { url, credentials: yield* options.credentials }
+        return yield* PackFetch.fetchPack({ agents, remote, base }, request, { gitDir: folder, deadline }).pipe(
+          Effect.provideService(GitCommand, git)
+        )
+      }, sweeping)
+    )
+
+  /** The second where the server does not speak the first, which is remembered once that has helped. */
+  const preferring = (
+    direct: Effect.Effect<unknown, ProtocolV2.Failure | PackFetch.Unusable>,
+    byGit: Effect.Effect<void, GitError>
+  ) =>
+    Effect.flatMap(Ref.get(modern), (isModern) => {
+      if (!isModern) return byGit
+      return Effect.catchTag(Effect.asVoid(direct), ["NotUnderstood", "Unusable"], () =>
+        Effect.andThen(byGit, Ref.set(modern, false))
+      )
+    })
+
+  /** The commits to build on. What is missing of them would be missing for ever: the server takes them for whole. */
+  const readBase = Effect.gen(function* () {
+    if (!(yield* Ref.get(based))) return []
+    const tips = yield* clone.tips
+    const looked = yield* Stream.runCollect(reader.look(tips.map((commit) => `${commit}^{tree}`)))
+    const missing = looked.find((object) => object._tag === "Missing")
+    return missing === undefined ? tips : yield* fail({ _tag: "Damaged", detail: `no ${missing.name}` })
+  })
 
   const fetchInto = Effect.fnUntraced(function* (wanted: string) {
     // Everything new against the base comes with one request; without a base only trees come.
     const filter = (yield* Ref.get(based)) ? "--no-filter" : "--filter=blob:none"
-    yield* fetch(["--depth=1", filter, "origin", `+${wanted}:${fetchedRef}`], {})
+    yield* fetchByGit(["--depth=1", filter, "origin", `+${wanted}:${CloneFolder.fetchedRef}`], {})
   })
+
+  /** The same for a commit's id. A ref is written last: what it names is there. */
+  const fetchIdDirectly = Effect.fnUntraced(function* (commit: string) {
+    const base = yield* readBase
+    const known = yield* clone.shallow
+    const from = (blobs: "all" | "none") => fetchDirectly({ wants: [commit], haves: base, shallow: true, blobs })
+    const { shallow, unshallow } = yield* base.length === 0
+      ? from("none")
+      : // A change of a file that is not ours comes as a delta upon what we have not got: then without files.
+        Effect.catchTag(from("all"), "Unusable", () => from("none"))
+    yield* clone.setShallow([...new Set([...known, ...shallow])].filter((id) => !unshallow.has(id)))
+    yield* clone.setTip("fetched", commit)
+  })
+
+  const fetchId = (commit: string) => preferring(fetchIdDirectly(commit), fetchInto(commit))
 
   const fetchByRef = Effect.fnUntraced(function* ({ commit, ref }: Target, refused: GitError) {
     if (ref === undefined || ref === commit) return yield* refused
@@ -213,7 +206,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
       Effect.catchIf(isMissing, () => fetchInto(`refs/heads/${ref}`)),
       Effect.catchIf(isMissing, () => refused)
     )
-    const [object] = yield* Stream.runCollect(reader.look([`${fetchedRef}^{commit}`]))
+    const [object] = yield* Stream.runCollect(reader.look([`${CloneFolder.fetchedRef}^{commit}`]))
     const found = object?._tag === "Found" ? object.id : "nothing"
     if (found !== commit) {
       return yield* fail({ _tag: "CommitNotFound", commit, detail: `"${ref}" is at ${found}` })
@@ -221,7 +214,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   })
 
   const fetchCommit = (target: Target) =>
-    fetchInto(target.commit).pipe(
+    fetchId(target.commit).pipe(
       Effect.retry({
         schedule: lagging,
         while: (error) => error.reason._tag === "CommitNotFound" && !isPolicy(error.reason)
@@ -232,9 +225,18 @@ export const make = Effect.fnUntraced(function* (options: Options) {
       )
     )
 
+  const startOver = Effect.gen(function* () {
+    yield* clone.replace
+    yield* Ref.set(ensured, new Set())
+    yield* Ref.set(trees, new Map())
+    yield* Ref.set(based, false)
+    yield* Ref.set(sound, true)
+  })
+
   /** Fetches, looks that it is all there, and starts over once with a fresh clone where it is damaged. */
   const fetchWhole = Effect.fnUntraced(function* (target: Target) {
     const { commit } = target
+    if (!(yield* Ref.get(sound))) yield* startOver
     const attempt = Effect.gen(function* () {
       yield* fetchCommit(target)
       const [tree] = yield* Stream.runCollect(reader.look([`${commit}^{tree}`]))
@@ -243,10 +245,17 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     yield* Effect.catchIf(
       attempt,
       (error) => error.reason._tag === "Damaged",
-      () => Effect.andThen(onDisk(Effect.andThen(replace, Ref.set(based, false))), attempt)
+      () => Effect.andThen(startOver, attempt)
     )
-    if (!(yield* Ref.getAndSet(based, true))) yield* onDisk(writeFile(sourceFile, url.display))
+    if (!(yield* Ref.getAndSet(based, true))) yield* clone.setSource
     yield* Ref.update(ensured, (commits) => new Set([...commits, commit]))
+  })
+
+  /** What is found damaged while it is read is replaced by the next `ensure`. */
+  const noticing = Effect.fnUntraced(function* (error: GitError) {
+    if (error.reason._tag !== "Damaged") return
+    yield* Ref.set(sound, false)
+    yield* Ref.set(ensured, new Set())
   })
 
   const ensure = Effect.fn("Mirror.ensure")(function* (target: Target) {
@@ -303,24 +312,27 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     }
     yield* Ref.set(trees, seen)
     return [...found.values()].sort((a, b) => (a.path < b.path ? -1 : 1))
-  })
+  }, Effect.tapError(noticing))
 
   const fetchBlobs = (ids: ReadonlyArray<string>) =>
     ids.length === 0
       ? Effect.void
       : fetching.withPermit(
-          fetch(
-            ["--filter=blob:none", "--stdin", "origin"],
+          preferring(
             // No base: what is wanted is not there, and there is nothing to negotiate.
-            { "fetch.negotiationAlgorithm": "noop" },
-            `${ids.join("\n")}\n`
+            fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" }),
+            fetchByGit(
+              ["--filter=blob:none", "--stdin", "origin"],
+              { "fetch.negotiationAlgorithm": "noop" },
+              `${ids.join("\n")}\n`
+            )
           )
         )
 
   const prefetch = Effect.fn("Mirror.prefetch")(function* (ids: ReadonlyArray<string>) {
     const looked = yield* Stream.runCollect(reader.look([...new Set(ids)]))
     yield* fetchBlobs(looked.flatMap((object) => (object._tag === "Missing" ? [object.name] : [])))
-  })
+  }, Effect.tapError(noticing))
 
   const readBlobs = (ids: ReadonlyArray<string>) =>
     Stream.unwrap(
@@ -332,20 +344,26 @@ export const make = Effect.fnUntraced(function* (options: Options) {
             : fail({ _tag: "Damaged", detail: `blob ${object.name} is missing after its fetch` })
         )
       )
-    )
+    ).pipe(Stream.tapError(noticing))
 
-  /** One pack instead of many. In the background: nobody waits for it but the next fetch. */
-  const pack = git.run(["repack", "-a", "-d", "-q"], { gitDir: folder, config: promisor, deadline: "10 minutes" }).pipe(
-    Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(removeLeftovers))),
+  /** One pack instead of many, and nothing known of commits that no ref holds. In the background. */
+  const pack = git.run(["repack", "-a", "-d", "-q"], { gitDir: folder, config: promisor, deadline }).pipe(
+    sweeping,
+    Effect.andThen(
+      Effect.gen(function* () {
+        const tips = new Set(yield* clone.tips)
+        yield* Ref.set(ensured, tips)
+        yield* clone.setShallow((yield* clone.shallow).filter((commit) => tips.has(commit)))
+      })
+    ),
     fetching.withPermit,
     Effect.catch((error) => Effect.logWarning("packing the clone failed, it goes on unpacked", error.message)),
     Effect.forkIn(scope)
   )
 
   const setApplied = Effect.fnUntraced(function* (commit: string) {
-    yield* onDisk(writeFile(appliedRef, `${commit}\n`))
-    const packs = yield* onDisk(fs.readDirectory(at("objects", "pack")))
-    if (packs.filter((name) => name.endsWith(".pack")).length > (options.maxPacks ?? 32)) yield* pack
+    yield* clone.setTip("applied", commit)
+    if ((yield* clone.countPacks) > (options.maxPacks ?? 32)) yield* pack
   })
 
   return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied })

@@ -1,12 +1,14 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
 import { Effect, Fiber, FileSystem, Layer, Redacted, Stream } from "effect"
-import { existsSync, readdirSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import type { ServerResponse } from "node:http"
 import * as Credentials from "../../src/git/Credentials.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
 import * as Mirror from "../../src/git/Mirror.ts"
+import * as PktLine from "../../src/git/PktLine.ts"
 import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
-import { GitServer, makeRepository } from "./HttpBackend.ts"
+import { git, GitServer, makeRepository } from "./HttpBackend.ts"
 
 const TestLayer = Layer.mergeAll(GitServer.layer, GitCommand.layer).pipe(Layer.provideMerge(NodeServices.layer))
 
@@ -37,6 +39,14 @@ const contents = Effect.fnUntraced(function* (
   return Object.fromEntries(entries.map(({ path }, index) => [path, blobs[index]?.content.toString()]))
 })
 
+/** Fails where an object is missing that no server is known to have. */
+const checkWhole = (folder: string) =>
+  git(folder, "-c", "safe.directory=*", "-c", "remote.origin.promisor=true", "fsck", "--connectivity-only")
+
+/** What a git that was ended leaves behind. */
+const leftovers = (folder: string) =>
+  readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => /\.lock$|(^|\/)tmp_/.test(name))
+
 const noise = (size: number, seed: number) =>
   Uint8Array.from({ length: size }, (_, index) => (Math.imul(index + 1, 2654435761 + seed * 40503) >>> 13) & 255)
 
@@ -50,7 +60,7 @@ const plant = (sites: number, files: number, size: number) =>
   )
 
 layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
-  it.effect("fetches the site's blobs and nothing else, in few requests; an update in two", () =>
+  it.effect("fetches the site's blobs and nothing else, in two requests; an update in one", () =>
     Effect.gen(function* () {
       const server = yield* GitServer
       const repository = yield* makeRepository("plant.git")
@@ -64,7 +74,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const bytes = server.sent() - before
       // One site of twenty: its 80 KiB and the trees of all.
       assert.isBelow(bytes, 2.2 * 20 * 4096)
-      assert.lengthOf(server.requests, 4)
+      assert.deepStrictEqual(server.requests, Array(2).fill("POST /plant.git/git-upload-pack"))
       yield* mirror.setApplied(first)
 
       const second = yield* repository.commit({ "sites/3/d1/f1.bin": "changed", "sites/4/d1/f1.bin": "other" })
@@ -73,7 +83,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const middle = server.sent()
       const changed = yield* contents(mirror, { commit: second }, ["sites/3"])
       assert.deepStrictEqual(changed, { ...site, "sites/3/d1/f1.bin": "changed" })
-      assert.lengthOf(server.requests, 2)
+      assert.deepStrictEqual(server.requests, ["POST /plant.git/git-upload-pack"])
       assert.isBelow(server.sent() - middle, 4096)
 
       // Known: nobody is asked.
@@ -84,7 +94,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const other = yield* contents(mirror, { commit: second }, ["sites/4"])
       assert.strictEqual(other["sites/4/d1/f1.bin"], "other")
       assert.lengthOf(Object.keys(other), 21)
-      assert.lengthOf(server.requests, 2)
+      assert.lengthOf(server.requests, 1)
     })
   )
 
@@ -185,6 +195,24 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
     })
   )
 
+  it.effect("replaces a clone that turns out to be damaged while it is read", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const repository = yield* makeRepository("damaged.git")
+      const commit = yield* repository.commit({ "a/a.txt": "1" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      yield* Effect.scoped(
+        Effect.flatMap(openAt(folder, repository.url), (mirror) => contents(mirror, { commit }, [""]))
+      )
+      for (const name of readdirSync(`${folder}/objects/pack`)) yield* fs.remove(`${folder}/objects/pack/${name}`)
+      const mirror = yield* openAt(folder, repository.url)
+      const error = yield* Effect.flip(contents(mirror, { commit }, [""]))
+      assert.strictEqual(error.reason._tag, "Damaged")
+      assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { "a/a.txt": "1" })
+    })
+  )
+
   it.effect("follows a force-push, an unrelated history and another URL", () =>
     Effect.gen(function* () {
       const repository = yield* makeRepository("force.git")
@@ -274,7 +302,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       let asked = 0
       // The replica gets it after the first refusal.
       server.setFault((request) => {
-        if (request.method === "GET" && ++asked === 2) repository.git("push", "-q", "origin", "HEAD:main")
+        if (request.method === "POST" && ++asked === 2) repository.git("push", "-q", "origin", "HEAD:main")
         return false
       })
       assert.deepStrictEqual(yield* contents(mirror, { commit: late }, [""]), { a: "2" })
@@ -291,13 +319,19 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       yield* repository.push()
       const folder = yield* makeFolder
       const mirror = yield* openAt(folder, repository.url)
-      for (const moment of [1, 2]) {
-        const commit = yield* repository.commit({ a: `at ${moment}` })
+      const moments: ReadonlyArray<(response: ServerResponse) => void> = [
+        () => {},
+        (response) => response.flushHeaders(),
+        (response) => response.write("0011shallow-info\n00"),
+        (response) => response.write(Buffer.concat([PktLine.line("packfile"), Buffer.from("0010\x01PACK\0\0\0\x02")]))
+      ]
+      for (const [index, answer] of moments.entries()) {
+        const commit = yield* repository.commit({ a: `at ${index}` })
         yield* repository.push()
         const reached = Promise.withResolvers<void>()
-        let count = 0
-        server.setFault(() => {
-          if (++count < moment) return false
+        server.setFault((_, response) => {
+          response.writeHead(200, { "content-type": "application/x-git-upload-pack-result" })
+          answer(response)
           reached.resolve()
           return true
         })
@@ -306,9 +340,9 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         // As a git killed in the middle of writing leaves it.
         writeFileSync(`${folder}/shallow.lock`, "")
         yield* Fiber.interrupt(fiber)
-        assert.isFalse(existsSync(`${folder}/shallow.lock`))
+        assert.deepStrictEqual(leftovers(folder), [])
         server.setFault(undefined)
-        assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: `at ${moment}` })
+        assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: `at ${index}` })
       }
       // A reader that stops early does not spoil the next one.
       const files = Object.fromEntries(Array.from({ length: 50 }, (_, index) => [`f${index}`, noise(65_536, index)]))
@@ -399,6 +433,162 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       }
       const packs = readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
       assert.isAtMost(packs.length, 5)
+    })
+  )
+
+  it.effect("stays whole over many updates, one request each, and does not grow with them", () =>
+    Effect.gen(function* () {
+      const rounds = 20
+      const server = yield* GitServer
+      const repository = yield* makeRepository("many.git")
+      const first = yield* repository.commit(plant(3, 8, 512))
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const mirror = yield* Mirror.make({
+        folder,
+        url: yield* Effect.fromResult(RepositoryUrl.parse(repository.url)),
+        credentials: Effect.succeed(Credentials.none),
+        maxPacks: 6
+      })
+      yield* contents(mirror, { commit: first }, ["sites/1"])
+      yield* mirror.setApplied(first)
+      for (let round = 1; round <= rounds; round++) {
+        const commit = yield* repository.commit({ "sites/1/d1/f1.bin": `round ${round}\n${"line\n".repeat(200)}` })
+        yield* repository.push()
+        server.requests.length = 0
+        const files = yield* contents(mirror, { commit }, ["sites/1"])
+        assert.include(files["sites/1/d1/f1.bin"], `round ${round}\n`)
+        assert.lengthOf(server.requests, 1)
+        if (round % 5 === 0) checkWhole(folder)
+        yield* mirror.setApplied(commit)
+      }
+      const shallow = readFileSync(`${folder}/shallow`, "utf8").trim().split("\n")
+      assert.isBelow(shallow.length, rounds)
+      assert.include(shallow, readFileSync(`${folder}/refs/stoker/applied`, "utf8").trim())
+    })
+  )
+
+  it.effect("takes an update whose deltas build on files that it has not got", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      const repository = yield* makeRepository("thin.git")
+      const text = (site: number, last: string) =>
+        Array.from({ length: 400 }, (_, line) => `site ${site} line ${line * 7919}\n`).join("") + last
+      const first = yield* repository.commit({ "a/x.json": text(1, ""), "b/x.json": text(2, "") })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const mirror = yield* openAt(folder, repository.url)
+      yield* contents(mirror, { commit: first }, ["a"])
+      yield* mirror.setApplied(first)
+      const own = yield* repository.commit({ "a/x.json": text(1, "own") })
+      yield* repository.push()
+      server.requests.length = 0
+      const before = server.sent()
+      assert.deepStrictEqual(yield* contents(mirror, { commit: own }, ["a"]), { "a/x.json": text(1, "own") })
+      assert.lengthOf(server.requests, 1)
+      // A delta, not the file.
+      assert.isBelow(server.sent() - before, 900)
+      yield* mirror.setApplied(own)
+      const both = yield* repository.commit({ "a/x.json": text(1, "both"), "b/x.json": text(2, "both") })
+      yield* repository.push()
+      server.requests.length = 0
+      assert.deepStrictEqual(yield* contents(mirror, { commit: both }, ["a"]), { "a/x.json": text(1, "both") })
+      assert.lengthOf(server.requests, 3)
+      assert.isTrue(server.requests.every((request) => request.startsWith("POST ")))
+      assert.deepStrictEqual(leftovers(folder), [])
+      checkWhole(folder)
+      assert.deepStrictEqual(yield* contents(mirror, { commit: both }, ["b"]), { "b/x.json": text(2, "both") })
+    })
+  )
+
+  it.effect("leaves to git what it does not understand, and remembers it when that helped", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("odd.git")
+      const answers: ReadonlyArray<readonly [status: number, type: string, body: string | Buffer]> = [
+        [200, "application/x-git-upload-pack-result", ""],
+        [200, "application/x-git-upload-pack-result", "<html>"],
+        [200, "application/x-git-upload-pack-result", PktLine.line("ERR we do not do this here")],
+        [200, "application/x-git-upload-pack-result", PktLine.line("something-else")],
+        [200, "application/x-git-upload-pack-result", Buffer.concat([PktLine.line("packfile"), PktLine.line("\x04")])],
+        [
+          200,
+          "application/x-git-upload-pack-result",
+          Buffer.concat([PktLine.line("packfile"), PktLine.line("\x01not a pack"), PktLine.mark("flush")])
+        ],
+        [200, "text/html", "<html>Welcome</html>"],
+        [400, "text/plain", ""],
+        [500, "text/plain", ""]
+      ]
+      for (const [index, [status, type, body]] of answers.entries()) {
+        const commit = yield* repository.commit({ a: `answer ${index}` })
+        yield* repository.push()
+        const mirror = yield* open(repository.url)
+        let odd = 0
+        server.setFault((request, response) => {
+          if (request.headers["user-agent"]?.startsWith("git/") === true) return false
+          odd++
+          response.writeHead(status, { "content-type": type }).end(body)
+          return true
+        })
+        assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: `answer ${index}` }, String(body))
+        assert.strictEqual(odd, 1)
+      }
+    })
+  )
+
+  it.effect("tells what a server says, and keeps nothing of a pack that was cut", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("cut-pack.git")
+      const commit = yield* repository.commit({ a: noise(300_000, 1) })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const mirror = yield* openAt(folder, repository.url)
+      const reason = Effect.map(Effect.flip(mirror.ensure({ commit })), (error) => error.reason)
+      const pack = PktLine.line("\x01PACK\0\0\0\x02\0\0\0\x03")
+      const type = { "content-type": "application/x-git-upload-pack-result" }
+      const cuts: ReadonlyArray<(response: ServerResponse) => void> = [
+        // The connection breaks.
+        (response) => {
+          response.write(Buffer.concat([PktLine.line("packfile"), pack]))
+          response.socket?.end()
+        },
+        // The server ends its answer too early, at the end of a packet, and within one.
+        (response) => response.end(Buffer.concat([PktLine.line("packfile"), pack])),
+        (response) => response.end(Buffer.concat([PktLine.line("packfile"), pack.subarray(0, -3)])),
+        (response) => response.end(PktLine.line("packfile")),
+        (response) =>
+          response.end(Buffer.concat([PktLine.line("packfile"), pack, PktLine.line("\x03out of memory"), pack]))
+      ]
+      for (const cut of cuts) {
+        server.setFault((_, response) => {
+          response.writeHead(200, type)
+          cut(response)
+          return true
+        })
+        assert.strictEqual((yield* reason)._tag, "Transport")
+        assert.deepStrictEqual(leftovers(folder), [])
+        assert.deepStrictEqual(readdirSync(`${folder}/objects/pack`), [])
+      }
+      for (const [status, expected] of [
+        [401, { _tag: "Unauthorized", sent: "nothing" }],
+        [403, { _tag: "Forbidden" }],
+        [404, { _tag: "RepositoryNotFound" }],
+        [429, { _tag: "RateLimited", retryAfterSeconds: 17 }]
+      ] as const) {
+        server.setFault((_, response) => {
+          response.writeHead(status, { "retry-after": "17" }).end()
+          return true
+        })
+        server.requests.length = 0
+        assert.deepStrictEqual(yield* reason, expected)
+        assert.lengthOf(server.requests, 1)
+      }
+      server.setFault(undefined)
+      yield* contents(mirror, { commit }, [""])
     })
   )
 })

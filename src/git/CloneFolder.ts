@@ -1,0 +1,114 @@
+import * as Effect from "effect/Effect"
+import * as FileSystem from "effect/FileSystem"
+import * as Path from "effect/Path"
+import { GitError } from "./GitError.ts"
+import * as ObjectId from "./ObjectId.ts"
+
+/** The files of a bare clone that are not objects. We are its only user, so whatever a killed git left can be removed. */
+export type CloneFolder = Effect.Success<ReturnType<typeof make>>
+
+const refs = {
+  /** The commit whose files are in place. */
+  applied: "refs/stoker/applied",
+  /** The commit that came last: the next fetch has a base even before anything is applied. */
+  fetched: "refs/stoker/fetched"
+} as const
+
+export const fetchedRef = refs.fetched
+
+/** Whose objects these are: a base of another repository saves nothing, and would ask for every blob. */
+const sourceFile = "stoker-source"
+
+/** `folder` is absolute; what is in it can be removed at any time. Errors name it. */
+export const make = Effect.fnUntraced(function* (folder: string, repository: string) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  const at = (...names: ReadonlyArray<string>) => path.join(folder, ...names)
+  const onDisk = Effect.mapError(
+    (error: { readonly message: string }) =>
+      new GitError({ repository, reason: { _tag: "Command", detail: `the clone in ${folder}: ${error.message}` } })
+  )
+
+  /** HEAD last: without it git sees no repository. */
+  const create = Effect.gen(function* () {
+    yield* fs.makeDirectory(at("objects", "pack"), { recursive: true })
+    yield* fs.makeDirectory(at("refs"), { recursive: true })
+    yield* fs.writeFileString(at("config"), "[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
+    yield* fs.writeFileString(at("HEAD"), "ref: refs/heads/none\n")
+  })
+
+  /** A folder that cannot even be looked into is none. */
+  const isRepository = Effect.all(
+    ["HEAD", "config", "objects/pack", "refs"].map((name) => fs.exists(at(name))),
+    { concurrency: "unbounded" }
+  ).pipe(
+    Effect.map((found) => found.every(Boolean)),
+    Effect.orElseSucceed(() => false)
+  )
+
+  /** Locks, and packs that are half written. */
+  const removeLeftovers = Effect.gen(function* () {
+    const names = yield* fs.readDirectory(folder, { recursive: true })
+    const leftover = names.filter((name) => name.endsWith(".lock") || /(^|\/)tmp_[^/]*$/.test(name))
+    yield* Effect.forEach(leftover, (name) => fs.remove(at(name), { force: true, recursive: true }), { discard: true })
+  }).pipe(onDisk)
+
+  /** A fresh clone. The old one goes out of the way first, which is at once; removing takes its time. */
+  const replace = Effect.gen(function* () {
+    const aside = `${folder}.damaged`
+    yield* fs.remove(aside, { recursive: true, force: true })
+    if (yield* fs.exists(folder)) {
+      yield* fs.rename(folder, aside)
+      yield* fs.remove(aside, { recursive: true, force: true })
+    }
+    yield* create
+  }).pipe(onDisk)
+
+  const read = (name: string) =>
+    fs.readFileString(at(name)).pipe(
+      Effect.map((text) => text.trim()),
+      Effect.orElseSucceed(() => undefined)
+    )
+
+  const write = Effect.fnUntraced(function* (name: string, content: string) {
+    yield* fs.makeDirectory(path.dirname(at(name)), { recursive: true })
+    // Ends in .lock so that a half-written one is swept away like git's own.
+    yield* fs.writeFileString(at(`${name}.lock`), content)
+    yield* fs.rename(at(`${name}.lock`), at(name))
+  }, onDisk)
+
+  /** The commits that the refs hold on to, each once. */
+  const tips = Effect.map(Effect.all([read(refs.applied), read(refs.fetched)]), (found) => [
+    ...new Set(found.filter(ObjectId.is))
+  ])
+
+  /** Commits that are here without their parents. */
+  const shallow = Effect.gen(function* () {
+    if (!(yield* fs.exists(at("shallow")))) return []
+    return (yield* fs.readFileString(at("shallow"))).trim().split("\n")
+  }).pipe(
+    onDisk,
+    Effect.filterOrFail(
+      (lines) => lines.every(ObjectId.is),
+      () => new GitError({ repository, reason: { _tag: "Damaged", detail: "bad shallow file" } })
+    )
+  )
+
+  yield* Effect.flatMap(isRepository, (healthy) => (healthy ? removeLeftovers : replace))
+
+  return {
+    removeLeftovers,
+    replace,
+    tips,
+    setTip: (ref: keyof typeof refs, commit: string) => write(refs[ref], `${commit}\n`),
+    shallow,
+    setShallow: (commits: ReadonlyArray<string>) => write("shallow", `${commits.join("\n")}\n`),
+    /** The repository that the tips are of. */
+    source: read(sourceFile),
+    setSource: write(sourceFile, repository),
+    countPacks: Effect.map(
+      onDisk(fs.readDirectory(at("objects", "pack"))),
+      (names) => names.filter((name) => name.endsWith(".pack")).length
+    )
+  }
+})

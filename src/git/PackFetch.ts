@@ -1,0 +1,54 @@
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { GitCommand, type Options } from "./GitCommand.ts"
+import * as ProtocolV2 from "./ProtocolV2.ts"
+
+/** A whole pack that git does not take: rubbish, or deltas upon objects that the clone has not got. */
+export class Unusable extends Schema.TaggedError<Unusable>()("Unusable", { detail: Schema.String }) {}
+
+/** How the fetched commits stand in the clone's `shallow` file. */
+export interface Fetched {
+  readonly shallow: ReadonlySet<string>
+  readonly unshallow: ReadonlySet<string>
+}
+
+/**
+ * Fetches into a partial clone: one request, whose pack goes to `git index-pack` as it comes. Either the whole pack is
+ * in the clone, or nothing of it but a temporary file; refs and the `shallow` file are not touched.
+ */
+export const fetchPack = Effect.fnUntraced(function* (
+  server: ProtocolV2.Server,
+  request: ProtocolV2.Fetch,
+  options: Pick<Options, "deadline"> & { readonly gitDir: string }
+) {
+  const git = yield* GitCommand
+  const shallow = new Set<string>()
+  const unshallow = new Set<string>()
+  // On its way while the process starts.
+  const answer = yield* Effect.forkScoped(ProtocolV2.fetch(server, request), { startImmediately: true })
+  const pack = Stream.unwrap(Fiber.join(answer)).pipe(
+    Stream.mapAccum(
+      () => undefined,
+      (state, part) => {
+        if (part._tag === "Pack") return [state, [part.bytes]]
+        ;(part._tag === "Shallow" ? shallow : unshallow).add(part.commit)
+        return [state, []]
+      }
+    )
+  )
+  yield* git
+    .run(["index-pack", "--stdin", "--fix-thin", "--promisor"], {
+      ...options,
+      stdin: Stream.mapError(pack, (failure) => ({ _tag: "Answer" as const, failure }))
+    })
+    .pipe(
+      Effect.mapError((error) => {
+        if (error._tag === "Answer") return error.failure
+        return error.reason._tag === "Timeout" ? error : new Unusable({ detail: error.message })
+      })
+    )
+  const fetched: Fetched = { shallow, unshallow }
+  return fetched
+}, Effect.scoped)
