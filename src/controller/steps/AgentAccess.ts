@@ -29,10 +29,13 @@ export const rules = (cr: string) => [
   { apiGroups: ["", "events.k8s.io"], resources: ["events"], verbs: ["create", "patch"] }
 ]
 
-/** ServiceAccounts of all pods of the GatewaySync; `default` when there is none. */
-export const subjects = (pods: ReadonlyArray<Pod.Pod>, namespace: string) => {
-  const names = [...new Set(pods.map(Pod.serviceAccount))].sort()
-  return (names.length === 0 ? ["default"] : names).map((name) => ({ kind: "ServiceAccount", name, namespace }))
+/** Bound where no pod is known yet. */
+const nobody = "default"
+
+/** ServiceAccounts of the pods of the GatewaySync, and others; `default` when there is none. */
+export const subjects = (pods: ReadonlyArray<Pod.Pod>, namespace: string, others: ReadonlyArray<string> = []) => {
+  const names = [...new Set([...pods.map(Pod.serviceAccount), ...others])].sort()
+  return (names.length === 0 ? [nobody] : names).map((name) => ({ kind: "ServiceAccount", name, namespace }))
 }
 
 const Existing = Schema.Struct({
@@ -49,8 +52,56 @@ const Existing = Schema.Struct({
 type Existing = typeof Existing.Type
 const decodeExisting = Schema.decodeUnknownOption(Existing)
 
+const decodeSubject = Schema.decodeUnknownOption(Schema.Struct({ kind: Schema.String, name: Schema.String }))
+const decodePod = Schema.decodeUnknownOption(Pod.Pod)
+
+/**
+ * ServiceAccounts that are bound and that no pod we know of has, but a pod that has ended: those are not watched. Where
+ * the pods cannot be listed, all: a failure never takes a right away.
+ */
+const stillUsed = Effect.fnUntraced(function* (
+  cr: GatewaySync,
+  pods: ReadonlyArray<Pod.Pod>,
+  bound: Option.Option<Existing>
+) {
+  const client = yield* ApiClient
+  const { name, namespace } = cr.metadata
+  const known = new Set(pods.map(Pod.serviceAccount))
+  const accounts = Option.match(bound, { onNone: () => [], onSome: ({ subjects = [] }) => subjects })
+    .map(decodeSubject)
+    .flatMap(Option.toArray)
+    .filter(({ kind }) => kind === "ServiceAccount")
+    .map((subject) => subject.name)
+  if (accounts.length === 1 && accounts[0] === nobody) return []
+
+  const isUsed = Effect.fnUntraced(function* (account: string) {
+    let token: string | undefined
+    do {
+      const page = yield* client.list(Resource.pods, {
+        namespace,
+        fieldSelector: `spec.serviceAccountName=${account}`,
+        limit: 500,
+        ...(token === undefined ? {} : { continue: token })
+      })
+      const found = page.items.flatMap((item) => Option.toArray(decodePod(item)))
+      if (found.some((pod) => Pod.crName(pod) === name)) return true
+      token = Option.getOrUndefined(page.continue)
+    } while (token !== undefined)
+    return false
+  })
+  return yield* Effect.filter(
+    accounts.filter((account) => !known.has(account)),
+    (account) =>
+      isUsed(account).pipe(
+        Effect.catchTag("ApiError", (error) =>
+          Effect.as(Effect.logWarning(`the ServiceAccount ${account} stays bound: ${error.message}`), true)
+        )
+      )
+  )
+})
+
 /** Role and binding as they shall be, but for what names them. */
-export const desired = (cr: GatewaySync, pods: ReadonlyArray<Pod.Pod>) => {
+export const desired = (cr: GatewaySync, pods: ReadonlyArray<Pod.Pod>, others: ReadonlyArray<string> = []) => {
   const { name, namespace } = cr.metadata
   const metadata = Owned.metadata(cr)
   return {
@@ -58,7 +109,7 @@ export const desired = (cr: GatewaySync, pods: ReadonlyArray<Pod.Pod>) => {
     binding: {
       metadata: { ...metadata, labels: { ...metadata.labels, [Names.owned.gatewaysync]: name } },
       roleRef: { apiGroup: Resource.roles.group, kind: Resource.roles.kind, name: Names.agentRole(name) },
-      subjects: subjects(pods, namespace)
+      subjects: subjects(pods, namespace, others)
     }
   }
 }
@@ -82,9 +133,9 @@ type Metadata = ReturnType<typeof Owned.metadata>
 export const apply = Effect.fnUntraced(function* (cr: GatewaySync, pods: ReadonlyArray<Pod.Pod>) {
   const client = yield* ApiClient
   const memory = yield* Memory
-  const ref = { namespace: cr.metadata.namespace, name: Names.agentRole(cr.metadata.name) }
-  const { binding, role } = desired(cr, pods)
-  const digest = JSON.stringify(binding.subjects)
+  const { namespace } = cr.metadata
+  const ref = { namespace, name: Names.agentRole(cr.metadata.name) }
+  const digest = JSON.stringify(subjects(pods, namespace))
   const now = yield* Clock.currentTimeMillis
   const { access } = yield* memory.saw(cr)
   if (access?.digest === digest && now - access.at < Duration.toMillis(renewal)) return
@@ -94,8 +145,9 @@ export const apply = Effect.fnUntraced(function* (cr: GatewaySync, pods: Readonl
       Effect.map(decodeExisting),
       Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(Option.none<Existing>()))
     )
-  if (!has(yield* read(Resource.roles), cr, role)) yield* client.apply(Resource.roles, ref, role, Owned.write)
   const bound = yield* read(Resource.roleBindings)
+  const { binding, role } = desired(cr, pods, yield* stillUsed(cr, pods, bound))
+  if (!has(yield* read(Resource.roles), cr, role)) yield* client.apply(Resource.roles, ref, role, Owned.write)
   if (!has(bound, cr, binding)) {
     // `roleRef` cannot be changed: the Go operator bound a ClusterRole here.
     const isOther = Option.exists(bound, ({ roleRef }) => !Equal.equals(roleRef, binding.roleRef))
