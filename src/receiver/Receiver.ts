@@ -94,7 +94,15 @@ const encodingOf = ({ headers }: Signed): string | undefined => {
 
 const decode = (signed: Signed): Reader.Reading => Payload.read(signed.headers, signed.body)
 
-/** The routes, on an `HttpRouter` whose `maxParamLength` is at least 253. */
+/** For the router of the {@link layer}: a name that came out empty must not turn a hook for one into one for many. */
+export const routerConfig = {
+  maxParamLength: 253,
+  caseSensitive: true,
+  ignoreDuplicateSlashes: false,
+  ignoreTrailingSlash: false
+}
+
+/** The routes, on an `HttpRouter` with the {@link routerConfig}. */
 export const layer = ({ limits: changed, store }: Options) =>
   HttpRouter.use(
     Effect.fnUntraced(function* (router) {
@@ -297,7 +305,7 @@ export const serve = (options: Options & { readonly port: number; readonly host?
   ).pipe(
     // The span `accept` is ours.
     Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen, () => true)),
-    Layer.provide(Layer.succeed(HttpRouter.RouterConfig, { maxParamLength: 253 })),
+    Layer.provide(Layer.succeed(HttpRouter.RouterConfig, routerConfig)),
     Layer.provideMerge(
       NodeHttpServer.layerServer(
         () =>
