@@ -15,6 +15,7 @@ import { ApiError } from "../kubernetes/ApiError.ts"
 import * as Controller from "../kubernetes/Controller.ts"
 import { EventRecorder } from "../kubernetes/EventRecorder.ts"
 import * as Resource from "../kubernetes/Resource.ts"
+import * as TakeOver from "../kubernetes/TakeOver.ts"
 import type { StoreNotReady } from "../kubernetes/Store.ts"
 import type { Job } from "../kubernetes/WorkQueue.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
@@ -251,7 +252,9 @@ const applyStatus = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync, st
   const write = { ...Owned.write, subresource: "status" } as const
   // An apply with a field that an old definition lacks is refused as a whole; of a merge patch only that field is dropped.
   const merge = client.mergePatch(Names.gatewaySyncs, cr.metadata, { status: merging(cr.status, status) }, write)
-  const apply = client.apply(Names.gatewaySyncs, cr.metadata, { status }, write)
+  const isWhole = (answer: unknown) =>
+    Option.exists(decodeWritten(answer, { disableChecks: true }), (written) => Equal.equals(written.status, status))
+  const apply = TakeOver.apply(Names.gatewaySyncs, cr.metadata, { status }, { ...write, part: "status", isWhole })
   const answer = yield* ((yield* definition.takesStatus) ? apply : merge).pipe(
     Effect.catchReason("ApiError", "UnknownField", () => Effect.andThen(definition.lookAgain, merge)),
     Effect.withSpan("status"),

@@ -455,6 +455,50 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
     })
   )
 
+  it.effect("removes what the Go operator left in the metadata and in the status, and nothing of others", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("moved")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      const former = { fieldManager: "manager" }
+      yield* plant.client.create(
+        Resource.configMaps,
+        "moved",
+        {
+          metadata: { name: "stoker-metadata-site", labels: { theirs: "yes" } },
+          data: { commit: "old", oldKey: "old" }
+        },
+        former
+      )
+      yield* plant.create("site", {})
+      const condition = { status: "True", reason: "Old", message: "", lastTransitionTime: "2026-01-01T00:00:00Z" }
+      const types = (cr: GatewaySync) => (cr.status.conditions ?? []).map(({ type }) => type)
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      const status = (...old: ReadonlyArray<string>) =>
+        plant.client.mergePatch(
+          Names.gatewaySyncs,
+          plant.ref("site"),
+          { status: { conditions: old.map((type) => ({ ...condition, type })) } },
+          { ...former, subresource: "status" }
+        )
+      yield* status("OldType", "Ready", "RefResolved")
+      assert.include(types(yield* plant.get("site")), "OldType")
+
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      yield* plant.annotate("site", push({ id: "one" }))
+      const cr = yield* Cluster.until(
+        plant.get("site"),
+        (cr) => hasCommit(second)(cr) && !types(cr).includes("OldType")
+      )
+      assert.include(types(cr), "Ready")
+      const map = (yield* plant.client.get(Resource.configMaps, plant.ref("stoker-metadata-site"))) as {
+        readonly data: object
+        readonly metadata: { readonly labels: object }
+      }
+      assert.notProperty(map.data, "oldKey")
+      assert.propertyVal(map.metadata.labels, "theirs", "yes")
+    })
+  )
+
   it.effect("replaces the binding of the Go operator, and removes everything when it is deleted", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("deleted")

@@ -2,7 +2,7 @@
  * The two ConfigMaps between controller and agents: the metadata that we write as a whole, and the map of reports that
  * we only create and tidy.
  */
-import { Effect, Option, Schema } from "effect"
+import { Effect, Equal, Option, Schema } from "effect"
 import { createHash } from "node:crypto"
 import * as GatewaySync from "../../api/GatewaySync.ts"
 import * as Metadata from "../../api/Metadata.ts"
@@ -10,6 +10,7 @@ import * as Names from "../../api/Names.ts"
 import * as Profile from "../../api/Profile.ts"
 import { ApiClient } from "../../kubernetes/ApiClient.ts"
 import * as Resource from "../../kubernetes/Resource.ts"
+import * as TakeOver from "../../kubernetes/TakeOver.ts"
 import * as Traceparent from "../../telemetry/Traceparent.ts"
 import * as OwnedMap from "../OwnedMap.ts"
 import * as Pod from "../Pod.ts"
@@ -66,18 +67,19 @@ export const applyMetadata = Effect.fnUntraced(function* (
 ) {
   const data = desired(cr, commit)
   if (map !== undefined && says(map, cr, data)) return data
-  const client = yield* ApiClient
   const stores = yield* Stores
   const answer = yield* Effect.gen(function* () {
     const traceparent = yield* Traceparent.current
-    return yield* client.apply(
+    const all = { ...data, ...(Option.isSome(traceparent) ? { traceparent: traceparent.value } : {}) }
+    return yield* TakeOver.apply(
       Resource.configMaps,
       { namespace: cr.metadata.namespace, name: Names.metadataMap(cr.metadata.name) },
+      { metadata: Owned.metadata(cr), data: all },
       {
-        metadata: Owned.metadata(cr),
-        data: { ...data, ...(Option.isSome(traceparent) ? { traceparent: traceparent.value } : {}) }
-      },
-      Owned.write
+        ...Owned.write,
+        part: "data",
+        isWhole: (answer) => Option.exists(decodeWritten(answer), (written) => Equal.equals(written.data, all))
+      }
     )
   }).pipe(Effect.withSpan("apply", { attributes: { commit: data["commit"], revision: data.revision } }))
   const written = decodeWritten(answer)
