@@ -9,7 +9,8 @@
  * API server made them. Fields that it does not name cost no memory.
  *
  * *Recovery.* A clean end: watch again from the last resourceVersion. 410 in any form, or a resourceVersion that lies in
- * the future: list again. 429: after Retry-After. A connection that says nothing (not even bookmarks) is cut and opened
+ * the future (asked for after each failure, and after a watch without a line): list again. 429: after Retry-After. A
+ * connection that says nothing (not even bookmarks) is cut and opened
  * again. All else: the same request again, after a back-off that only two quiet minutes reset.
  */
 import { Clock, Duration, Effect, Option, Random, Schema, Stream } from "effect"
@@ -46,6 +47,8 @@ export interface Options<A> extends Selection {
   readonly schema: Schema.Codec<A, unknown>
   /** Objects a page; 500 by default. */
   readonly pageSize?: number
+  /** After so long without a byte a connection counts as dead; by default {@link silence}. */
+  readonly silence?: Duration.Duration
 }
 
 /** No byte for so long, though a bookmark comes every minute: the connection is dead. */
@@ -165,7 +168,7 @@ export const run = Effect.fnUntraced(function* <A, R>(
   const watch = Effect.gen(function* () {
     // Random, so that the watches of a process do not all end at once; below the 295 s at which some proxies cut.
     const timeoutSeconds = yield* Random.nextIntBetween(240, 289)
-    const idle = bookmarks || watches++ === 0 ? silence : Duration.seconds(timeoutSeconds + 5)
+    const idle = bookmarks || watches++ === 0 ? (options.silence ?? silence) : Duration.seconds(timeoutSeconds + 5)
     let lines = 0
     yield* client.watch(options.resource, { ...options, resourceVersion: seen ?? "", timeoutSeconds }).pipe(
       Stream.timeoutOrElse({
@@ -212,7 +215,8 @@ export const run = Effect.fnUntraced(function* <A, R>(
         yield* failed(
           new ApiError({ operation, reason: new ApiErrors.Unreachable({ message: "the watch ended at once" }) })
         )
-      } else if (lines === 0) yield* probe
+      }
+      if (lines === 0) yield* probe
     }
   })
 
@@ -222,6 +226,9 @@ export const run = Effect.fnUntraced(function* <A, R>(
       if (!listed) {
         seen = yield* list
         listed = true
+      } else {
+        // After a failure the API server may be back with an older etcd.
+        yield* probe
       }
       return yield* watchUntilLost
     })

@@ -27,17 +27,25 @@ const page = (resourceVersion: string, items: ReadonlyArray<unknown>, next?: str
   continue: Option.fromNullishOr(next)
 })
 
-/** An API server that plays its answers one after the other; the last one again and again. */
+/** An API server that plays its answers one after the other; the last one again and again. Probes are lists of one. */
 const observed = Effect.fnUntraced(function* (server: {
+  readonly probe?: Effect.Effect<Page, ApiErrors.ApiError>
   readonly lists: ReadonlyArray<Effect.Effect<Page, ApiErrors.ApiError>>
   readonly watches: ReadonlyArray<Stream.Stream<string, ApiErrors.ApiError>>
 }) {
   const lists: Array<ListOptions> = []
+  const probes: Array<ListOptions> = []
   const watches: Array<WatchOptions & { readonly at: number }> = []
   const events: Array<Watcher.Event<typeof Thing.Type>> = []
   const play = <A>(answers: ReadonlyArray<A>, index: number) => answers[Math.min(index, answers.length - 1)]!
   const client = Layer.mock(ApiClient, {
-    list: (_, options) => play(server.lists, lists.push(options) - 1),
+    list: (_, options) =>
+      options.limit === 1
+        ? Effect.andThen(
+            Effect.sync(() => probes.push(options)),
+            options.resourceVersion === "10" ? (server.probe ?? empty) : empty
+          )
+        : play(server.lists, lists.push(options) - 1),
     watch: (_, options) =>
       Stream.unwrap(
         Effect.map(Clock.currentTimeMillis, (at) => play(server.watches, watches.push({ ...options, at }) - 1))
@@ -48,7 +56,7 @@ const observed = Effect.fnUntraced(function* (server: {
   ).pipe(Effect.provide(client), Effect.forkScoped)
   const told = () =>
     events.map((event) => ("id" in event && event._tag !== "Invalid" ? `${event._tag} ${event.id.name}` : event._tag))
-  return { lists, watches, events, told }
+  return { lists, probes, watches, events, told }
 })
 
 const empty = Effect.succeed(page("10", []))
@@ -236,26 +244,33 @@ describe("Watcher", () => {
     })
   )
 
-  it.effect("finds out that its resourceVersion lies in the future, and lists afresh", () =>
-    Effect.gen(function* () {
-      const silentLife = Stream.fromEffectDrain(Effect.sleep("100 seconds"))
-      const { lists, told } = yield* observed({
-        lists: [
-          empty,
-          Effect.fail(fault(new ApiErrors.TooLargeResourceVersion({ message: "Too large resource version" }))),
-          Effect.succeed(page("3", [thing("a", "1")]))
-        ],
-        watches: [silentLife, quiet]
-      })
-      yield* TestClock.adjust("1 second")
-      yield* TestClock.adjust("100 seconds")
-      yield* TestClock.adjust("2 seconds")
-      assert.deepStrictEqual(told(), ["Init", "InitDone", "Failed", "Init", "InitApply a", "InitDone"])
-      assert.strictEqual(lists[1]?.resourceVersion, "10")
-      assert.strictEqual(lists[1]?.limit, 1)
-      assert.isUndefined(lists[2]?.resourceVersion)
-    })
+  const fromTheFuture = Effect.fail(
+    fault(new ApiErrors.TooLargeResourceVersion({ message: "Too large resource version" }))
   )
+  for (const [when, watch] of [
+    ["a watch without a line", Stream.fromEffectDrain(Effect.sleep("100 seconds"))],
+    ["a watch that ended at once", Stream.empty],
+    ["a failure", Stream.fail(unreachable)]
+  ] as const) {
+    it.effect(`finds out after ${when} that its resourceVersion lies in the future, and lists afresh`, () =>
+      Effect.gen(function* () {
+        const { lists, probes, told } = yield* observed({
+          lists: [empty, Effect.succeed(page("3", [thing("a", "1")]))],
+          watches: [watch, quiet],
+          probe: fromTheFuture
+        })
+        yield* TestClock.adjust("1 second")
+        yield* TestClock.adjust("100 seconds")
+        yield* TestClock.adjust("4 seconds")
+        assert.deepStrictEqual(
+          told().filter((what) => what !== "Failed"),
+          ["Init", "InitDone", "Init", "InitApply a", "InitDone"]
+        )
+        assert.strictEqual(probes[0]?.resourceVersion, "10")
+        assert.isUndefined(lists[1]?.resourceVersion)
+      })
+    )
+  }
 
   it.effect("leaves out what it cannot read, and goes on with the rest", () =>
     Effect.gen(function* () {
