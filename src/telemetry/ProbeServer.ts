@@ -5,27 +5,17 @@
  * On Node's own server, because this is all that an agent serves: Effect's brings routers, uploads and websockets along,
  * a tenth of an agent's memory.
  */
-import { Effect, Schema } from "effect"
+import { Effect } from "effect"
 import { createServer } from "node:http"
-import type { AddressInfo } from "node:net"
 import { Health, type Probe } from "./Health.ts"
-
-/** The port cannot be listened on. End the process: without probes Kubernetes would do it. */
-export class ProbesNotServed extends Schema.TaggedError<ProbesNotServed>()("ProbesNotServed", {
-  port: Schema.Int,
-  problem: Schema.String
-}) {
-  override get message(): string {
-    return `the probes cannot be served on port ${this.port}: ${this.problem}. Choose another port, or 0 for any free one`
-  }
-}
+import * as PortListener from "./PortListener.ts"
 
 const probes: Readonly<Record<string, Probe>> = { "/healthz": "live", "/readyz": "ready", "/startupz": "startup" }
 
 /**
  * Serves as long as the scope lives, and logs the port (`listening`), which port 0 leaves to the system.
  */
-export const serve = Effect.fnUntraced(function* (address: { readonly host?: string; readonly port: number }) {
+export const serve = Effect.fnUntraced(function* (address: PortListener.Address) {
   const { failing } = yield* Health
   const fork = Effect.runForkWith(yield* Effect.context<never>())
   const server = createServer({ keepAliveTimeout: 5_000, requestTimeout: 5_000 }, (request, response) => {
@@ -45,19 +35,5 @@ export const serve = Effect.fnUntraced(function* (address: { readonly host?: str
       )
     )
   })
-  yield* Effect.acquireRelease(
-    Effect.callback<void, ProbesNotServed>((resume) => {
-      server.once("error", (error) =>
-        resume(Effect.fail(new ProbesNotServed({ port: address.port, problem: error.message })))
-      )
-      server.listen(address, () => resume(Effect.void))
-    }),
-    () =>
-      Effect.callback<void>((resume) => {
-        server.close(() => resume(Effect.void))
-        server.closeAllConnections()
-      })
-  )
-  const { port } = server.address() as AddressInfo
-  yield* Effect.annotateLogs(Effect.logInfo("listening"), { what: "probes", port })
+  yield* PortListener.listen(server, address, "probes")
 })
