@@ -18,6 +18,7 @@ import { Health } from "../telemetry/Health.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import type * as Changes from "./Changes.ts"
+import * as Metrics from "./Metrics.ts"
 import { Owner } from "./Owner.ts"
 import { Settings } from "./Settings.ts"
 import { StatusReporter } from "./StatusReporter.ts"
@@ -120,6 +121,7 @@ const make = Effect.fnUntraced(function* (version: string) {
   /** Says what is wrong. A gateway whose volume holds an earlier sync starts with that. */
   const failed = Effect.fnUntraced(function* (error: Failure, data: Metadata.Data | undefined) {
     if ((yield* Ref.getAndSet(said, error.message)) !== error.message) yield* Effect.logWarning(error.message)
+    yield* Metrics.failed
     const waits = error instanceof GatewayError && error.next === "wait"
     yield* report(waits ? "Pending" : "Error", data, {
       errorMessage: error.message.slice(0, longestMessage),
@@ -131,6 +133,7 @@ const make = Effect.fnUntraced(function* (version: string) {
   })
 
   const paused = Effect.fnUntraced(function* (data: Metadata.Data, period: Duration.Duration) {
+    yield* Metrics.paused
     yield* report("Synced", data, { paused: true })
     if (Option.isSome(yield* sync.holds)) yield* probes.pass
     else yield* probes.wait("paused before its first sync")
@@ -160,8 +163,15 @@ const make = Effect.fnUntraced(function* (version: string) {
     if (data.paused === "true" || profile.paused) return yield* paused(data, period)
     if (profile.dryRun) return yield* dryRun(data, profile, period)
 
-    const begun = yield* Clock.currentTimeMillis
-    const applied = yield* sync.apply({ data, profile, trust: mode.trust, gateway: mode.cold ? "down" : "up" })
+    const begun = yield* uptime
+    const applied = yield* sync
+      .apply({ data, profile, trust: mode.trust, gateway: mode.cold ? "down" : "up" })
+      .pipe(mode.again ? (same) => same : Metrics.sync(settings.profile))
+    const unmanaged = Option.match(applied.unmanaged, {
+      onNone: () => ({}),
+      onSome: (unmanagedFiles) => ({ unmanagedFiles })
+    })
+    yield* Ref.update(lastGood, (former) => ({ ...former, ...unmanaged }))
     yield* probes.pass
     if (mode.cold) {
       yield* report("Pending", data, {
@@ -173,18 +183,20 @@ const make = Effect.fnUntraced(function* (version: string) {
     const changed = added + modified + deleted
     if (mode.again && changed === 0 && scanned.length === 0) return { _tag: "Settled", period } satisfies Outcome
 
-    const took = (yield* Clock.currentTimeMillis) - begun
+    const took = (yield* uptime) - begun
+    const now = yield* DateTime.now
     yield* Ref.update(lastGood, (former) => ({
       ...former,
       syncedCommit: data.commit,
       syncedRef: data.ref,
-      lastSyncTime: DateTime.formatIso(DateTime.makeUnsafe(begun + took)),
+      lastSyncTime: DateTime.formatIso(now),
       lastSyncDuration: `${took}ms`,
       filesChanged: changed,
       projectsSynced: projects,
       ...(scanned.length === 0 ? {} : { lastScanResult: "ok" })
     }))
     yield* report("Synced", data)
+    yield* Metrics.synced(settings.profile, applied)
     yield* Ref.set(said, "")
     yield* Effect.logInfo(changed === 0 ? "nothing of this gateway changed" : "synced").pipe(
       Effect.annotateLogs({ added, modified, deleted, commit: data.commit, ref: data.ref, millis: took })
@@ -219,8 +231,12 @@ const make = Effect.fnUntraced(function* (version: string) {
   }
 
   const loop = Effect.gen(function* () {
-    let cold = (yield* gateway.state)._tag === "Down"
-    yield* sync.open.pipe(
+    const open = Effect.gen(function* () {
+      const down = (yield* gateway.state)._tag === "Down"
+      yield* sync.open(down ? "down" : "up")
+      return down
+    })
+    let cold = yield* open.pipe(
       Effect.tapError((error) => Effect.andThen(failed(error, undefined), probes.beat(Duration.zero))),
       Effect.retry({ schedule: openRetries })
     )
@@ -229,6 +245,7 @@ const make = Effect.fnUntraced(function* (version: string) {
       yield* Effect.raceFirst(wanted.changedFrom(first), Effect.sleep(patience))
       yield* wanted.useKept
     }
+    const began = yield* uptime
     let trust: Changes.Trust = "disk"
     let failures = 0
     let former: Wanted.State | undefined
@@ -236,6 +253,7 @@ const make = Effect.fnUntraced(function* (version: string) {
       const state = yield* wanted.current
       const wasCold = cold
       if (cold && former !== undefined) cold = (yield* gateway.state)._tag !== "Running"
+      if (wasCold && !cold) yield* Metrics.started(Duration.millis((yield* uptime) - began))
       const again = state === former && wasCold === cold && failures === 0
       yield* probes.beat(Duration.zero)
       const outcome = yield* Effect.raceFirst(
@@ -249,7 +267,7 @@ const make = Effect.fnUntraced(function* (version: string) {
       yield* wanted.keep
       const delay = yield* pause(outcome, failures, cold)
       yield* probes.beat(delay)
-      yield* Effect.raceFirst(wanted.changedFrom(state), Effect.sleep(delay))
+      yield* Effect.raceFirst(wanted.changedFrom(state), Effect.delay(wanted.refresh, delay))
     }
   })
 
@@ -262,6 +280,8 @@ const make = Effect.fnUntraced(function* (version: string) {
 type Failure = SyncError | ProfileMissing | MetadataUnknown
 
 const longestMessage = 2000
+/** Milliseconds, by a clock that nobody sets: a jump of the other one must not look like a hung or an endless sync. */
+const uptime = Effect.map(Clock.monotonicTimeNanos, (nanos) => Number(nanos / 1_000_000n))
 const openRetries = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("30 seconds")])
 
 const pause = (outcome: Outcome, failures: number, cold: boolean): Effect.Effect<Duration.Duration> => {
@@ -296,13 +316,13 @@ const detailOf = (
 const makeProbes = Effect.gen(function* () {
   const health = yield* Health
   const missing = yield* Ref.make(Option.some("waits for the first sync"))
-  const heardBy = yield* Ref.make((yield* Clock.currentTimeMillis) + Duration.toMillis(heartbeat))
+  const heardBy = yield* Ref.make((yield* uptime) + Duration.toMillis(heartbeat))
   const files = Effect.flatMap(
     Ref.get(missing),
     Option.match({ onNone: () => Effect.void, onSome: (why) => Effect.fail(why) })
   )
   const alive = Effect.gen(function* () {
-    const late = (yield* Clock.currentTimeMillis) - (yield* Ref.get(heardBy))
+    const late = (yield* uptime) - (yield* Ref.get(heardBy))
     if (late > 0) return yield* Effect.fail(`nothing heard, ${Math.round(late / 1000)} s over time`)
   })
   yield* health.register("startup", "files", files)
@@ -318,8 +338,6 @@ const makeProbes = Effect.gen(function* () {
       ),
     /** @param pause how long the loop means to be silent */
     beat: (pause: Duration.Duration) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        Ref.set(heardBy, now + Duration.toMillis(pause) + Duration.toMillis(heartbeat))
-      )
+      Effect.flatMap(uptime, (now) => Ref.set(heardBy, now + Duration.toMillis(pause) + Duration.toMillis(heartbeat)))
   }
 })

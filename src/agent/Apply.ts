@@ -143,6 +143,12 @@ export const finish = Effect.fnUntraced(function* ({ inventory, journal }: Stage
   yield* volume.removeTree(staging)
 })
 
+/** The scans that an apply owes which began and did not end: `recover` is going to change files. */
+export const interrupted: Effect.Effect<ReadonlyArray<ScanKind>, VolumeError, Volume> = Effect.map(
+  Journal.load,
+  Option.match({ onNone: () => [], onSome: (journal) => (journal._tag === "Apply" ? journal.scans : []) })
+)
+
 /** What a start found: the scans that are owed, and whether files may be in any state. */
 export interface Recovery {
   readonly owed: ReadonlyArray<ScanKind>

@@ -152,6 +152,29 @@ export const ancestors = (path: string): ReadonlyArray<string> => {
   return found
 }
 
+/** How many files below these folders of the data directory pass the test. */
+export const countBelow = Effect.fnUntraced(function* (
+  folders: ReadonlyArray<string>,
+  test: (path: string) => boolean
+) {
+  const volume = yield* Volume
+  const ahead = [...folders]
+  const seen = new Set<string>()
+  let count = 0
+  for (let folder = ahead.pop(); folder !== undefined; folder = ahead.pop()) {
+    if (seen.has(folder)) continue
+    seen.add(folder)
+    const names = yield* volume.list(folder === "" ? "." : folder)
+    const paths = names.map((name) => (folder === "" ? name : `${folder}/${name}`))
+    for (const [index, sight] of (yield* volume.look(paths)).entries()) {
+      const path = paths[index]!
+      if (sight._tag === "Folder") ahead.push(path)
+      else if (test(path)) count++
+    }
+  }
+  return count
+})
+
 const lookAtFolders = Effect.fnUntraced(function* (paths: ReadonlyArray<string>) {
   const volume = yield* Volume
   const folders = [...new Set(paths.flatMap(ancestors))]

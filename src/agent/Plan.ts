@@ -157,6 +157,12 @@ export const make = (input: Input): Result.Result<Plan, PlanRefused> => {
   return settle(problems, { files, deletes, kept })
 }
 
+/** Whether a file of the data directory is nobody's: no mapping produces it, none excludes it, the gateway does not own it. */
+export const isUnmanaged = ({ files }: Plan, excludePatterns: ReadonlyArray<string>): ((path: string) => boolean) => {
+  const excluded = PathGlob.excludes([...excludePatterns, `${ownFolder}/**`, `${formerStaging}/**`])
+  return (path) => !files.has(path) && !excluded(path) && !belongsToGateway(path)
+}
+
 /** The kinds of scan that make the gateway see these paths. */
 export const scansFor = (paths: Iterable<string>): ReadonlyArray<ScanKind> => {
   const touched = new Set(Array.from(paths, (path) => path.slice(0, path.indexOf("/"))))

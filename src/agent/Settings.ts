@@ -20,8 +20,10 @@ export class Settings extends Context.Service<
     readonly repoPath: string
     /** The gateway's data directory. */
     readonly dataPath: string
-    /** As `http://localhost:8088`. */
-    readonly gatewayUrl: string
+    readonly gatewayPort: number
+    readonly gatewayTls: boolean
+    /** Where the gateway does not share our pod, as `http://10.0.0.7:8088`. */
+    readonly gatewayFixedUrl: Option.Option<string>
     readonly apiKeyFile: string
     readonly tokenFile: Option.Option<string>
     readonly sshKeyFile: Option.Option<string>
@@ -32,7 +34,8 @@ export class Settings extends Context.Service<
 >()("stoker/agent/Settings") {
   /**
    * `POD_NAME POD_NAMESPACE POD_UID CR_NAME CR_NAMESPACE GATEWAY_NAME PROFILE REPO_PATH DATA_PATH GATEWAY_PORT GATEWAY_TLS
-   * API_KEY_FILE GIT_TOKEN_FILE GIT_SSH_KEY_FILE GIT_KNOWN_HOSTS_FILE`, and `LABELS_FILE` (downward API: `key="value"`).
+   * GATEWAY_URL API_KEY_FILE GIT_TOKEN_FILE GIT_SSH_KEY_FILE GIT_KNOWN_HOSTS_FILE`, and `LABELS_FILE` (downward API:
+   * `key="value"`).
    */
   static readonly layer = Layer.effect(
     Settings,
@@ -41,8 +44,6 @@ export class Settings extends Context.Service<
       const optional = (name: string) => Config.option(Config.NonEmptyString(name))
       const podName = yield* Config.NonEmptyString("POD_NAME")
       const podNamespace = yield* Config.NonEmptyString("POD_NAMESPACE")
-      const port = yield* Config.Port("GATEWAY_PORT").pipe(Config.withDefault(8088))
-      const tls = yield* Config.Boolean("GATEWAY_TLS").pipe(Config.withDefault(false))
       const labelsFile = yield* optional("LABELS_FILE")
       return {
         podName,
@@ -54,7 +55,9 @@ export class Settings extends Context.Service<
         profile: yield* Config.NonEmptyString("PROFILE").pipe(Config.withDefault("default")),
         repoPath: yield* Config.NonEmptyString("REPO_PATH").pipe(Config.withDefault("/repo")),
         dataPath: yield* Config.NonEmptyString("DATA_PATH"),
-        gatewayUrl: `${tls ? "https" : "http"}://localhost:${port}`,
+        gatewayPort: yield* Config.Port("GATEWAY_PORT").pipe(Config.withDefault(8088)),
+        gatewayTls: yield* Config.Boolean("GATEWAY_TLS").pipe(Config.withDefault(false)),
+        gatewayFixedUrl: yield* optional("GATEWAY_URL"),
         apiKeyFile: yield* Config.NonEmptyString("API_KEY_FILE"),
         tokenFile: yield* optional("GIT_TOKEN_FILE"),
         sshKeyFile: yield* optional("GIT_SSH_KEY_FILE"),

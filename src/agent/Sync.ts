@@ -12,6 +12,7 @@ import * as Apply from "./Apply.ts"
 import * as Changes from "./Changes.ts"
 import * as Inventory from "./Inventory.ts"
 import * as Journal from "./Journal.ts"
+import * as Metrics from "./Metrics.ts"
 import { Owner, type VolumeOwned } from "./Owner.ts"
 import * as Plan from "./Plan.ts"
 import { Repository } from "./Repository.ts"
@@ -41,6 +42,8 @@ export interface Applied extends Counts {
   /** Names of the projects that the profile brings. */
   readonly projects: ReadonlyArray<string>
   readonly scanned: ReadonlyArray<ScanKind>
+  /** On a volume without an inventory: files below the mapped folders that no mapping produces. They stay. */
+  readonly unmanaged: Option.Option<number>
 }
 
 export type SyncError = VolumeOwned | GitError | Plan.PlanRefused | VolumeError | GatewayError
@@ -48,8 +51,11 @@ export type SyncError = VolumeOwned | GitError | Plan.PlanRefused | VolumeError 
 export class Sync extends Context.Service<
   Sync,
   {
-    /** Mends what an earlier process left half done, and reads what the volume holds. First of all, once. */
-    readonly open: Effect.Effect<void, VolumeError | VolumeOwned>
+    /**
+     * Mends what an earlier process left half done, out of sight of a gateway that is up, and reads what the volume holds.
+     * First of all, once.
+     */
+    readonly open: (gateway: Request["gateway"]) => Effect.Effect<void, VolumeError | VolumeOwned | GatewayError>
     /**
      * The files are as the commit has them when this succeeds, and a gateway that is up has scanned them. Scans that fail
      * stay owed, over restarts too, and are made by the next pass.
@@ -83,16 +89,6 @@ const make = Effect.gen(function* () {
   const owe = (kinds: ReadonlyArray<ScanKind>) => Ref.update(owedScans, (owed) => new Set([...owed, ...kinds]))
   const owed = Effect.map(Ref.get(owedScans), (kinds) => Plan.scanKinds.filter((kind) => kinds.has(kind)))
 
-  const open = Effect.gen(function* () {
-    yield* owner.claim
-    const recovery = yield* Apply.recover
-    yield* owe(recovery.owed)
-    yield* Ref.set(inventory, yield* Inventory.load)
-    yield* Ref.set(torn, false)
-    // What the Go agent leaves behind when it is killed.
-    yield* volume.removeTree(Plan.formerStaging)
-  }).pipe(Effect.provideService(Volume, volume))
-
   const variables = Effect.fnUntraced(function* (data: Metadata.Data, profile: Profile.Effective) {
     const labels = yield* settings.labels
     return {
@@ -114,7 +110,11 @@ const make = Effect.gen(function* () {
     const mirror = yield* repository.open(data)
     const tree = yield* mirror
       .ensure({ commit: data.commit, ref: data.ref })
-      .pipe(Effect.andThen(mirror.listTree(data.commit, Plan.sources(mappings))), Effect.withSpan("fetch"))
+      .pipe(
+        Metrics.fetch,
+        Effect.andThen(mirror.listTree(data.commit, Plan.sources(mappings))),
+        Effect.withSpan("fetch")
+      )
     const held = yield* Ref.get(inventory)
     return yield* Effect.gen(function* () {
       const files = Inventory.filesOf(held)
@@ -133,7 +133,17 @@ const make = Effect.gen(function* () {
         trust: Option.isNone(held) ? "disk" : trust,
         readBlobs: mirror.readBlobs
       })
-      return { mirror, plan, changes, held }
+      const unmanaged = yield* Effect.transposeOption(
+        Option.isSome(held)
+          ? Option.none()
+          : Option.some(
+              Changes.countBelow(
+                mappings.map(({ destination }) => destination),
+                Plan.isUnmanaged(plan, profile.excludePatterns ?? [])
+              )
+            )
+      )
+      return { mirror, plan, changes, held, unmanaged }
     }).pipe(Effect.withSpan("plan"))
   })
 
@@ -164,6 +174,20 @@ const make = Effect.gen(function* () {
       Effect.onError(() => Effect.forEach(held, (kind) => Effect.ignore(gateway.requestScan(kind)), { discard: true }))
     )
   })
+
+  const open = Effect.fnUntraced(
+    function* (up: Request["gateway"]) {
+      yield* owner.claim
+      if (up === "up") yield* lock(yield* Apply.interrupted)
+      const recovery = yield* Apply.recover
+      yield* owe(recovery.owed)
+      yield* Ref.set(inventory, yield* Inventory.load)
+      yield* Ref.set(torn, false)
+      // What the Go agent leaves behind when it is killed.
+      yield* volume.removeTree(Plan.formerStaging)
+    },
+    Effect.provideService(Volume, volume)
+  )
 
   /** Puts the changes in place; what is left is to make them last, which a scan need not wait for. */
   const write = Effect.fnUntraced(function* (
@@ -206,7 +230,7 @@ const make = Effect.gen(function* () {
   const scan = Effect.gen(function* () {
     const kinds = yield* owed
     for (const kind of kinds) {
-      yield* gateway.scan(kind)
+      yield* Metrics.scan(gateway.scan(kind))
       yield* Ref.update(owedScans, (owed) => new Set([...owed].filter((other) => other !== kind)))
     }
     return kinds
@@ -216,9 +240,9 @@ const make = Effect.gen(function* () {
     function* (request: Request) {
       yield* owner.claim
       const mend = yield* Ref.get(torn)
-      if (mend) yield* open
+      if (mend) yield* open(request.gateway)
       const prepared = yield* prepare(mend ? { ...request, trust: "disk" } : request)
-      const { changes, mirror, plan } = prepared
+      const { changes, mirror, plan, unmanaged } = prepared
       const last = Changes.isEmpty(changes) ? adopt(request, prepared) : yield* write(request, prepared)
       if (request.gateway === "down") yield* owe(Plan.scansFor(plan.files.keys()))
       const [, scanned] = yield* Effect.all([last, request.gateway === "up" ? scan : Effect.succeed([])], {
@@ -227,7 +251,7 @@ const make = Effect.gen(function* () {
       if (scanned.length > 0) yield* Journal.clear
       // Only a saving for the next fetch.
       yield* Effect.ignore(mirror.setApplied(request.data.commit))
-      return { ...counts(changes), projects: projectsOf(plan.files.keys()), scanned } satisfies Applied
+      return { ...counts(changes), projects: projectsOf(plan.files.keys()), scanned, unmanaged } satisfies Applied
     },
     Effect.provideService(Volume, volume)
   )

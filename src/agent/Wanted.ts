@@ -30,6 +30,8 @@ export class Wanted extends Context.Service<
     readonly changedFrom: (state: State) => Effect.Effect<void>
     /** Keeps the watch; runs for ever. */
     readonly watch: Effect.Effect<never>
+    /** Looks itself while the watch is not in order, as long as 2 s; else there is nothing to do. */
+    readonly refresh: Effect.Effect<void>
     /** Takes what the volume keeps, if nothing was heard so far and it is about this gateway. */
     readonly useKept: Effect.Effect<void>
     /** Keeps what was heard last on the volume. */
@@ -47,6 +49,7 @@ const ConfigMap = Schema.Struct({
   data: Schema.optionalKey(Schema.Record(Schema.String, Schema.String))
 })
 type ConfigMap = typeof ConfigMap.Type
+const decodeConfigMap = Schema.decodeUnknownEffect(ConfigMap)
 
 const Kept = Schema.fromJsonString(
   Schema.Struct({
@@ -76,7 +79,7 @@ const make = Effect.gen(function* () {
       raw = undefined
       return yield* SubscriptionRef.set(state, { _tag: "Missing" })
     }
-    // Found again by a list, or changed in something else than its data.
+    // Found again, or changed in something else than its data.
     if (raw !== undefined && Equal.equals(raw, map.data)) return
     raw = undefined
     yield* Metadata.decode(map.data ?? {}).pipe(
@@ -95,7 +98,10 @@ const make = Effect.gen(function* () {
   })
 
   let listed: ConfigMap | undefined
+  let watching = false
   const on = Effect.fnUntraced(function* (event: Watcher.Event<ConfigMap>) {
+    if (event._tag === "Failed") watching = false
+    else if (event._tag !== "Init" && event._tag !== "InitApply") watching = true
     switch (event._tag) {
       case "Init":
         listed = undefined
@@ -131,6 +137,23 @@ const make = Effect.gen(function* () {
     (events) => Effect.forEach(events, on, { discard: true })
   ).pipe(Effect.provideService(ApiClient, client))
 
+  const refresh = Effect.gen(function* () {
+    if (watching) return
+    const found = yield* client.get(Resource.configMaps, { namespace: settings.crNamespace, name }).pipe(
+      Effect.flatMap(decodeConfigMap),
+      Effect.map((map): Option.Option<ConfigMap | undefined> => Option.some(map)),
+      Effect.catch((error) =>
+        Effect.succeed(
+          error._tag === "ApiError" && error.reason._tag === "NotFound" ? Option.some(undefined) : Option.none()
+        )
+      ),
+      Effect.timeoutOption("2 seconds"),
+      Effect.map(Option.flatten)
+    )
+    // What the watch said meanwhile is newer.
+    if (Option.isSome(found) && !watching) yield* heard(found.value)
+  })
+
   const useKept = Effect.gen(function* () {
     const [sight] = yield* volume.look([file])
     if (sight?._tag !== "File") return
@@ -165,6 +188,7 @@ const make = Effect.gen(function* () {
         Stream.runDrain
       ),
     watch,
+    refresh,
     useKept,
     keep
   })

@@ -18,6 +18,8 @@ export const Report = Schema.Struct({
   agentVersion: text,
   lastScanResult: text,
   filesChanged: count,
+  /** Found by the first sync to a volume: files below the mapped folders that no mapping produces. They stay. */
+  unmanagedFiles: count,
   projectsSynced: Schema.optionalKey(Schema.Array(Schema.String)),
   errorMessage: text,
   profileName: text,

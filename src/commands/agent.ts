@@ -1,6 +1,6 @@
 /**
- * `stoker agent`: the sidecar of one gateway. Its flags are its environment (see `agent/Settings`), besides `PROBE_PORT`
- * (8082; 0 is any free one) and `OTEL_*`.
+ * `stoker agent`: the sidecar of one gateway. Its flags are its environment (see `agent/Settings`), besides `PROBE_PORT` (8082),
+ * `METRICS_PORT` (8083; 0 is any free port) and `OTEL_*`.
  */
 import * as NodeChildProcessSpawner from "@effect/platform-node/NodeChildProcessSpawner"
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
@@ -8,6 +8,7 @@ import * as NodePath from "@effect/platform-node/NodePath"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Cause, Config, Effect, Exit, FileSystem, Layer, Schema } from "effect"
 import { Agent } from "../agent/Agent.ts"
+import * as GatewayAddress from "../agent/GatewayAddress.ts"
 import { Owner } from "../agent/Owner.ts"
 import { Repository } from "../agent/Repository.ts"
 import { Settings } from "../agent/Settings.ts"
@@ -22,6 +23,7 @@ import { ApiClient } from "../kubernetes/ApiClient.ts"
 import { version } from "../Version.ts"
 import { KubeConfig } from "../kubernetes/KubeConfig.ts"
 import { Health } from "../telemetry/Health.ts"
+import * as MetricsServer from "../telemetry/MetricsServer.ts"
 import * as ProbeServer from "../telemetry/ProbeServer.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Telemetry from "../telemetry/Telemetry.ts"
@@ -30,19 +32,23 @@ const volume = Layer.unwrap(Effect.map(Settings, ({ dataPath }) => Volume.layer(
 
 const gateway = Layer.unwrap(
   Effect.gen(function* () {
-    const { apiKeyFile, gatewayUrl } = yield* Settings
+    const { apiKeyFile } = yield* Settings
     const fs = yield* FileSystem.FileSystem
     const token = Effect.provideService(ApiToken.fromFile(apiKeyFile), FileSystem.FileSystem, fs)
-    return GatewayClient.layer({ url: gatewayUrl, token })
+    const url = Effect.provideContext(GatewayAddress.current, yield* Effect.context<Settings | Wanted>())
+    return GatewayClient.layer({ url, token })
   })
 )
 
 const PortOrFree = Schema.Int.pipe(Schema.check(Schema.isBetween({ minimum: 0, maximum: 65535 })))
 
 /** First up, last down. */
-const probes = Layer.effectDiscard(
+const servers = Layer.effectDiscard(
   Effect.gen(function* () {
     yield* ProbeServer.serve({ port: yield* Config.schema(PortOrFree, "PROBE_PORT").pipe(Config.withDefault(8082)) })
+    yield* MetricsServer.serve({
+      port: yield* Config.schema(PortOrFree, "METRICS_PORT").pipe(Config.withDefault(8083))
+    })
   })
 )
 
@@ -56,9 +62,10 @@ export const main = (version: string) =>
   Agent.layer(version).pipe(
     Layer.provide(Sync.layer),
     Layer.provide(Owner.layer),
-    Layer.provide([Wanted.layer, StatusReporter.layer, Repository.layer, gateway]),
+    Layer.provide([StatusReporter.layer, Repository.layer, gateway]),
+    Layer.provide(Wanted.layer),
     Layer.provide([volume, GitCommand.layer, ApiClient.layer.pipe(Layer.provide(KubeConfig.layer))]),
-    Layer.provide(probes),
+    Layer.provide(servers),
     Layer.provideMerge([Settings.layer, Supervisor.layer, Health.layer]),
     Layer.provide(Telemetry.layer({ service: "stoker-agent", version })),
     Layer.provide(platform)

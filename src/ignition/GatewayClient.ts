@@ -88,8 +88,8 @@ export interface Deadlines {
 export const defaultDeadlines: Deadlines = { request: "5 seconds", scan: "5 minutes" }
 
 export interface Options {
-  /** As `http://localhost:8088`, without a path. */
-  readonly url: string
+  /** As `http://localhost:8088`, without a path. Run for every use: the port may be edited while we run. */
+  readonly url: Effect.Effect<string>
   /** Run for every use; see `ApiToken.fromFile`. */
   readonly token: Effect.Effect<ApiToken.ApiToken, TokenUnusable>
   readonly deadlines?: Partial<Deadlines>
@@ -116,7 +116,8 @@ export class GatewayClient extends Context.Service<
     /**
      * Takes the scan lock: scans of this kind wait while it is held, so that none reads a half-written tree.
      * There is no way to give it back: the next `requestScan` of this kind or the end of `holdTimeout` frees it.
-     * Both times are sent as whole seconds, rounded up.
+     * Both times are sent as whole seconds, rounded up. A lock that our token holds already, from a process that was
+     * killed or a write that failed, is as good while a quarter of `holdTimeout` is left of it.
      */
     readonly acquireScanLock: (
       kind: ScanKind,
@@ -148,6 +149,8 @@ export class GatewayClient extends Context.Service<
 }
 
 const api = "/data/api/v1"
+/** What must be left of a lock that we hold already. */
+const ownShare = 0.25
 const maxAnswer = ByteSize.mebibytes(4)
 
 const decoder = <S extends Schema.Constraint>(schema: S) => Schema.decodeUnknownEffect(Schema.fromJsonString(schema))
@@ -160,9 +163,10 @@ const make = Effect.fnUntraced(function* (options: Options) {
   const deadlines = { ...defaultDeadlines, ...options.deadlines }
   const scanDeadline = Duration.fromInputUnsafe(deadlines.scan)
   const requestDeadline = Duration.fromInputUnsafe(deadlines.request)
-  const secure = options.url.startsWith("https:")
   const client = (yield* HttpClient.HttpClient).pipe(
-    HttpClient.mapRequest(HttpClientRequest.prependUrl(options.url)),
+    HttpClient.mapRequestEffect((request) =>
+      Effect.map(options.url, (url) => HttpClientRequest.prependUrl(request, url))
+    ),
     // The connection is given up with the scope, so that an answer nobody reads does not hold it.
     HttpClient.withScope
   )
@@ -185,8 +189,10 @@ const make = Effect.fnUntraced(function* (options: Options) {
       })
     )
 
+  const failedAs = (request: string, reason: GatewayErrorReason) =>
+    Effect.flatMap(options.url, (gateway) => new GatewayError({ gateway, request, reason }))
   const failed = (request: HttpClientRequest.HttpClientRequest, reason: GatewayErrorReason) =>
-    new GatewayError({ gateway: options.url, request: `${request.method} ${request.url}`, reason })
+    failedAs(`${request.method} ${request.url}`, reason)
 
   const ask = Effect.fnUntraced(
     function* (request: HttpClientRequest.HttpClientRequest, deadline: Duration.Duration) {
@@ -195,11 +201,11 @@ const make = Effect.fnUntraced(function* (options: Options) {
         HttpClientRequest.setHeader(request, ApiToken.headerName, Redacted.value(token.header)),
         deadline
       )
-      const reason = refusal(response, token.name, secure)
+      const reason = refusal(response, token.name, (yield* options.url).startsWith("https:"))
       if (reason !== undefined) return yield* reason
       return body
     },
-    (effect, request) => Effect.mapError(effect, (reason) => failed(request, reason))
+    (effect, request) => effect.pipe(Effect.catch((reason) => failed(request, reason)))
   )
 
   const askFor = Effect.fnUntraced(function* <A>(
@@ -208,8 +214,10 @@ const make = Effect.fnUntraced(function* (options: Options) {
     deadline: Duration.Duration = requestDeadline
   ) {
     const body = yield* ask(request, deadline)
-    return yield* Effect.mapError(decode(body), () =>
-      failed(request, new UnexpectedAnswer({ status: 200, detail: "the body is not the JSON of this route" }))
+    return yield* decode(body).pipe(
+      Effect.catch(() =>
+        failed(request, new UnexpectedAnswer({ status: 200, detail: "the body is not the JSON of this route" }))
+      )
     )
   })
 
@@ -251,17 +259,20 @@ const make = Effect.fnUntraced(function* (options: Options) {
       return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
     },
     Effect.catchReason("GatewayError", "NotFound", () => Effect.succeed<ScanLock>(ScanLock.Unsupported())),
-    (effect, kind) =>
-      Effect.catchReason(effect, "GatewayError", "LockHeld", (_, error) =>
-        Effect.flatMap(
-          holder(kind),
-          (lock) =>
-            new GatewayError({
-              gateway: error.gateway,
-              request: error.request,
-              reason: new LockHeld(Option.getOrElse(lock, () => ({})))
-            })
-        )
+    (effect, kind, { holdTimeout }) =>
+      Effect.catchReason(
+        effect,
+        "GatewayError",
+        "LockHeld",
+        Effect.fnUntraced(function* (_, { gateway, request }: GatewayError) {
+          const lock = Option.getOrUndefined(yield* holder(kind))
+          const ours = Option.getOrUndefined(yield* Effect.option(options.token))?.name
+          const enough = Duration.toSeconds(holdTimeout) * ownShare
+          if (lock !== undefined && lock.actor === ours && lock.remaining >= enough) {
+            return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
+          }
+          return yield* new GatewayError({ gateway, request, reason: new LockHeld(lock ?? {}) })
+        })
       )
   )
 
@@ -273,12 +284,7 @@ const make = Effect.fnUntraced(function* (options: Options) {
       Effect.repeat({ schedule: scanPolling, until: ended }),
       Effect.timeoutOrElse({
         duration: scanDeadline,
-        orElse: () =>
-          new GatewayError({
-            gateway: options.url,
-            request: `scan of ${kind}`,
-            reason: new ScanUnfinished({ after: Duration.toMillis(scanDeadline) })
-          })
+        orElse: () => failedAs(`scan of ${kind}`, new ScanUnfinished({ after: Duration.toMillis(scanDeadline) }))
       })
     )
   })

@@ -271,9 +271,12 @@ export const runAgent = Effect.fnUntraced(function* (options: {
       DATA_PATH: options.dataDir,
       GATEWAY_PORT: String(options.gatewayPort),
       GATEWAY_TLS: "false",
+      // Gateways of one GatewaySync have one port; here they share a machine, so each has its own.
+      GATEWAY_URL: `http://localhost:${options.gatewayPort}`,
       API_KEY_FILE: apiKeyFile,
       SYNC_PERIOD: "30",
       PROBE_PORT: String(probePort),
+      METRICS_PORT: "0",
       // As the chart gives them to the controller: little garbage is kept, one arena serves all threads.
       NODE_OPTIONS: "--max-semi-space-size=1",
       MALLOC_ARENA_MAX: "1",

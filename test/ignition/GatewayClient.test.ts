@@ -35,7 +35,7 @@ const clientOf = (
   gateway: { readonly url: string },
   options: { deadlines?: Partial<Deadlines>; token?: typeof token } = {}
 ) =>
-  Effect.map(Layer.build(GatewayClient.layer({ url: gateway.url, token, ...options })), (context) =>
+  Effect.map(Layer.build(GatewayClient.layer({ url: Effect.succeed(gateway.url), token, ...options })), (context) =>
     Context.get(context, GatewayClient)
   )
 
@@ -215,7 +215,7 @@ describe("a request", () => {
         return Effect.succeed(HttpClientResponse.fromWeb(request, new Response('{"items":[]}')))
       })
       const context = yield* Layer.build(
-        GatewayClient.layerNoDeps({ url: "http://localhost:1", token }).pipe(
+        GatewayClient.layerNoDeps({ url: Effect.succeed("http://localhost:1"), token }).pipe(
           Layer.provide(Layer.succeed(HttpClient.HttpClient, http))
         )
       )
@@ -334,11 +334,25 @@ describe("the scan lock", () => {
 
   live("of somebody else is told with who and how long", () =>
     Effect.gen(function* () {
-      const client = yield* clientOf(yield* start())
-      yield* client.acquireScanLock("projects", lockTimes)
+      const gateway = yield* start({ tokens: [key, "somebody:else"] })
+      const client = yield* clientOf(gateway)
+      const other = yield* clientOf(gateway, { token: ApiToken.parse(Redacted.make("somebody:else")) })
+      yield* other.acquireScanLock("projects", lockTimes)
       const error = yield* Effect.flip(client.acquireScanLock("projects", lockTimes))
       assert.strictEqual(error.reason._tag, "LockHeld")
-      assert.include(error.message, "held by stoker (409), for 20 s more at most")
+      assert.include(error.message, "held by somebody (409), for 20 s more at most")
+    })
+  )
+
+  live("that we hold already is as good, while enough is left of it", () =>
+    Effect.gen(function* () {
+      const client = yield* clientOf(yield* start())
+      yield* client.acquireScanLock("projects", { acquireTimeout: "1 second", holdTimeout: "10 seconds" })
+      assert.strictEqual((yield* client.acquireScanLock("projects", lockTimes))._tag, "Held")
+      const error = yield* Effect.flip(
+        client.acquireScanLock("projects", { acquireTimeout: "1 second", holdTimeout: "1 minute" })
+      )
+      assert.strictEqual(error.reason._tag, "LockHeld")
     })
   )
 

@@ -1,0 +1,396 @@
+/** What goes wrong around an agent, what it says then, and that it gets there all the same. */
+import { assert, describe, layer } from "@effect/vitest"
+import {
+  Clock,
+  Context,
+  Deferred,
+  Effect,
+  Exit,
+  Fiber,
+  FileSystem,
+  Layer,
+  Ref,
+  Scope,
+  Stream,
+  SubscriptionRef
+} from "effect"
+import { Volume, VolumeError } from "../../src/agent/Volume.ts"
+import { Failure } from "../../src/sandbox/gateway/Faults.ts"
+import { Health } from "../../src/telemetry/Health.ts"
+import { config, kinds, makePlant, services, silent, synced, view, viewFile } from "./Plant.ts"
+
+/** A disk that can be told to refuse an operation. */
+const makeDisk = Effect.gen(function* () {
+  const refuses = yield* Ref.make<{ readonly operation: "create" | "rename"; readonly code: string } | undefined>(
+    undefined
+  )
+  const refusals = yield* SubscriptionRef.make(0)
+  /** Runs before each rename. */
+  const beforeRename = yield* Ref.make<Effect.Effect<void>>(Effect.void)
+  const disk = (real: Layer.Layer<Volume>) =>
+    Layer.effect(
+      Volume,
+      Effect.map(Volume, (volume) => {
+        const guarded = <A>(operation: "create" | "rename", path: string, effect: Effect.Effect<A, VolumeError>) =>
+          Effect.gen(function* () {
+            const fault = yield* Ref.get(refuses)
+            if (fault?.operation !== operation || path.startsWith(".stoker/owner")) return yield* effect
+            yield* SubscriptionRef.update(refusals, (count) => count + 1)
+            return yield* new VolumeError({ operation: "write", path, code: fault.code })
+          })
+        return Volume.of({
+          ...volume,
+          create: (path, content) => guarded("create", path, volume.create(path, content)),
+          rename: (from, to) =>
+            Effect.andThen(Effect.flatten(Ref.get(beforeRename)), guarded("rename", to, volume.rename(from, to)))
+        })
+      })
+    ).pipe(Layer.provide(real))
+  return {
+    disk,
+    beforeRename,
+    refuse: (operation: "create" | "rename", code: string) => Ref.set(refuses, { operation, code }),
+    heal: Ref.set(refuses, undefined),
+    awaitRefusal: SubscriptionRef.changes(refusals).pipe(
+      Stream.filter((count) => count > 0),
+      Stream.take(1),
+      Stream.runDrain
+    )
+  }
+})
+
+layer(services, { excludeTestServices: true })("A fault", (it) => {
+  const test = (name: string, body: Effect.Effect<void, unknown, Layer.Success<typeof services> | Scope.Scope>) =>
+    it.effect(name, () => Effect.provide(body, silent))
+
+  describe("of the disk", () => {
+    const codes = [
+      ["ENOSPC", /the volume is full/],
+      ["EACCES", /the agent may not write there/],
+      ["EROFS", /mounted read-only/],
+      ["ENOENT", /it vanished/]
+    ] as const
+    for (const [code, wayOut] of codes) {
+      test(
+        `${code}: names the path and the way out, applies nothing, and tries again`,
+        Effect.gen(function* () {
+          const { disk, heal, refuse } = yield* makeDisk
+          const { agent, api, exists, gateway, read, repository, want } = yield* makePlant({ disk })
+          yield* gateway.awaitPhase("running")
+          const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+          yield* want(first)
+          yield* Layer.build(agent)
+          yield* api.awaitReport(synced(first))
+          yield* refuse("create", code)
+          const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+          yield* want(second)
+          const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+          assert.match(report.errorMessage ?? "", /cannot write \.stoker\/staging\/.* in the data directory/)
+          assert.match(report.errorMessage ?? "", wayOut)
+          assert.strictEqual(report.syncedCommit, first)
+          assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+          assert.isFalse(yield* exists(".stoker/staging"))
+          yield* heal
+          yield* api.awaitReport(synced(second))
+          assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+        })
+      )
+    }
+
+    test(
+      "in the middle of an apply: the next pass completes it, and no scan sees the middle",
+      Effect.gen(function* () {
+        const { awaitRefusal, beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, gateway, repository, want } = yield* makePlant({ disk, scanFrequency: "10 millis" })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        const renames = yield* Ref.make(0)
+        yield* Ref.set(
+          beforeRename,
+          Effect.flatMap(
+            Ref.updateAndGet(renames, (count) => count + 1),
+            (count) => (count === 2 ? refuse("rename", "EIO") : Effect.void)
+          )
+        )
+        const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+        yield* want(second)
+        yield* awaitRefusal
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+        assert.match(report.errorMessage ?? "", /\(EIO\)/)
+        yield* heal
+        yield* api.awaitReport(synced(second))
+        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+      })
+    )
+
+    test(
+      "the agent's own folder and a project are removed: both come back with the next commit",
+      Effect.gen(function* () {
+        const { agent, api, dataDir, gateway, read, repository, want } = yield* makePlant()
+        const fs = yield* FileSystem.FileSystem
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        yield* fs.remove(`${dataDir}/.stoker`, { recursive: true })
+        yield* fs.remove(`${dataDir}/projects`, { recursive: true })
+        const second = yield* repository.commit({ files: view("two") })
+        yield* want(second)
+        yield* api.awaitReport(synced(second))
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+      })
+    )
+  })
+
+  describe("of the process", () => {
+    test(
+      "SIGTERM in the middle of an apply: the apply ends first, and the scan is made by the next process",
+      Effect.gen(function* () {
+        const { beforeRename, disk } = yield* makeDisk
+        const { agent, api, gateway, read, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        const scope = yield* Scope.make()
+        yield* Effect.provideService(Layer.build(agent), Scope.Scope, scope)
+        yield* api.awaitReport(synced(first))
+        const entered = yield* Deferred.make<void>()
+        const leave = yield* Deferred.make<void>()
+        yield* Ref.set(beforeRename, Effect.andThen(Deferred.succeed(entered, undefined), Deferred.await(leave)))
+        const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+        yield* want(second)
+        yield* Deferred.await(entered)
+        const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+        yield* Deferred.succeed(leave, undefined)
+        yield* Fiber.join(closing)
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+        assert.strictEqual(yield* read("config/resources/core/ignition/thing/config.json"), '{"value":"two"}')
+        yield* Layer.build(Layer.fresh(agent))
+        yield* api.awaitReport(synced(second))
+        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+      })
+    )
+
+    test(
+      "killed in the middle of an apply, beside a running gateway: completed only while scans are locked out",
+      Effect.gen(function* () {
+        const { awaitRefusal, beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, gateway, read, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        const second = yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(agent)
+            yield* api.awaitReport(synced(first))
+            const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+            yield* Ref.set(beforeRename, refuse("rename", "EIO"))
+            yield* want(second)
+            yield* awaitRefusal
+            return second
+          })
+        )
+        // The lock of the process that is gone went with the gateway's former life.
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        yield* gateway.setPhase("running")
+        yield* gateway.awaitPhase("running")
+        yield* Ref.set(beforeRename, Effect.void)
+        yield* heal
+        yield* Layer.build(Layer.fresh(agent))
+        yield* api.awaitReport(synced(second))
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+      })
+    )
+
+    for (const [direction, jump] of [
+      ["forward", 3_600_000],
+      ["back", -3_600_000]
+    ] as const) {
+      test(
+        `the clock jumps an hour ${direction}: it stays alive and syncs`,
+        Effect.gen(function* () {
+          const offset = yield* Ref.make(0)
+          const real = yield* Clock.Clock
+          const shifted: Clock.Clock = {
+            sleep: (duration) => real.sleep(duration),
+            currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe() + Ref.getUnsafe(offset),
+            currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe() + BigInt(Ref.getUnsafe(offset)) * 1_000_000n,
+            monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe(),
+            currentTimeMillis: Effect.sync(() => shifted.currentTimeMillisUnsafe()),
+            currentTimeNanos: Effect.sync(() => shifted.currentTimeNanosUnsafe()),
+            monotonicTimeNanos: real.monotonicTimeNanos
+          }
+          yield* Effect.gen(function* () {
+            const { agent, api, gateway, repository, want } = yield* makePlant()
+            yield* gateway.awaitPhase("running")
+            const first = yield* repository.commit({ files: view("one") })
+            yield* want(first)
+            const { failing } = Context.get(yield* Layer.build(agent), Health)
+            yield* api.awaitReport(synced(first))
+            yield* Ref.set(offset, jump)
+            assert.deepStrictEqual(yield* failing("live"), [])
+            const second = yield* repository.commit({ files: view("two") })
+            yield* want(second)
+            const report = yield* api.awaitReport(synced(second))
+            assert.match(report.lastSyncDuration ?? "", /^\d{1,5}ms$/)
+          }).pipe(Effect.provideService(Clock.Clock, shifted))
+        })
+      )
+    }
+  })
+
+  describe("of the gateway", () => {
+    test(
+      "it forces HTTPS: the redirect is not followed, and the report says what to set",
+      Effect.gen(function* () {
+        const { agent, api, exists, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* gateway.forceSecure("https://localhost:8043")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+        assert.match(report.errorMessage ?? "", /redirects to localhost:8043 \(302\).*set spec\.gateway\.tls/)
+        assert.isFalse(yield* exists(viewFile))
+        yield* gateway.forceSecure(undefined)
+        yield* api.awaitReport(synced(first))
+      })
+    )
+
+    test(
+      "it does not let the token write: 403 is told from 401",
+      Effect.gen(function* () {
+        const { agent, api, exists, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* gateway.faults.inject({
+          route: "POST /data/api/v1/scan-lock/projects",
+          failure: Failure.cases.Status.make({ status: 403 })
+        })
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+        assert.match(report.errorMessage ?? "", /does not allow this \(403\).*ignition\/security-properties/)
+        assert.isFalse(yield* exists(viewFile))
+        yield* gateway.faults.clear
+        yield* api.awaitReport(synced(first))
+      })
+    )
+
+    test(
+      "it is being commissioned beside a restarted sidecar: waits, puts back what that changes, and scans",
+      Effect.gen(function* () {
+        const { agent, api, gateway, read, repository, want } = yield* makePlant({ commissioning: "manual" })
+        yield* gateway.awaitPhase("commissioning")
+        const properties = "config/resources/core/ignition/security-properties/config.json"
+        const first = yield* repository.commit({
+          files: { ...view("one"), ...config("one"), [`site/${properties}`]: "{}" }
+        })
+        yield* want(first)
+        yield* Layer.build(agent)
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+        assert.match(report.errorMessage ?? "", /waits to be commissioned/)
+        assert.isEmpty(yield* gateway.scans)
+        yield* gateway.commission
+        yield* api.awaitReport(synced(first))
+        assert.strictEqual(yield* read(properties), "{}")
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
+      })
+    )
+
+    test(
+      "it is starting: written as to one that runs, and scanned once it does",
+      Effect.gen(function* () {
+        const { agent, api, gateway, read, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* gateway.setPhase("starting")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+        assert.match(report.errorMessage ?? "", /starting, stopping or faulted \(503\)/)
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+        const { requests } = yield* gateway.counters
+        assert.isAbove(requests["POST /data/api/v1/scan-lock/projects"] ?? 0, 0)
+        yield* gateway.setPhase("running")
+        yield* api.awaitReport(synced(first))
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects"])
+      })
+    )
+
+    test(
+      "its scan never ends: the report says so, and the next one counts",
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant({ deadlines: { scan: "100 millis" } })
+        yield* gateway.awaitPhase("running")
+        yield* gateway.setScanBehaviour({ _tag: "NeverEnds" })
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+        assert.strictEqual(report.lastScanResult, "ScanUnfinished")
+        assert.match(report.errorMessage ?? "", /did not end within 100ms/)
+        yield* gateway.setScanBehaviour({ _tag: "Normal" })
+        yield* api.awaitReport(synced(first))
+      })
+    )
+
+    test(
+      "it restarts during a scan: scanned again when it is back",
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* gateway.setScanBehaviour({ _tag: "NeverEnds" })
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* gateway.awaitScan(0)
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        yield* api.awaitReport(({ syncStatus }) => syncStatus !== "Synced")
+        yield* gateway.setScanBehaviour({ _tag: "Normal" })
+        yield* gateway.setPhase("running")
+        yield* api.awaitReport(synced(first))
+        assert.isAtLeast((yield* gateway.scans).length, 2)
+      })
+    )
+
+    test(
+      "its port is edited in the GatewaySync: followed without a restart",
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* want(yield* repository.commit({ files: view("one") }))
+        yield* Layer.build(agent)
+        yield* api.awaitReport(({ syncStatus }) => syncStatus === "Synced")
+        const second = yield* repository.commit({ files: view("two") })
+        yield* want(second, {}, { gatewayPort: 1 })
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+        assert.match(report.errorMessage ?? "", /http:\/\/localhost:1: connection refused/)
+        yield* want(second)
+        yield* api.awaitReport(synced(second))
+      })
+    )
+  })
+
+  test(
+    "no inventory: counts what lies below the mapped folders and is nobody's, and leaves it",
+    Effect.gen(function* () {
+      const { agent, api, exists, repository, want, write } = yield* makePlant({ boots: false })
+      for (const file of ["projects/old/project.json", "config/old/a", "config/local/uuid", "projects/x/.gitkeep"]) {
+        yield* write(file, "theirs")
+      }
+      yield* want(yield* repository.commit({ files: { ...view("one"), ...config("one") } }))
+      yield* Layer.build(agent)
+      const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+      assert.strictEqual(report.unmanagedFiles, 2)
+      assert.isTrue(yield* exists("projects/old/project.json"))
+    })
+  )
+})
