@@ -14,9 +14,10 @@ import type * as Credentials from "./Credentials.ts"
 import { GitCommand } from "./GitCommand.ts"
 import { GitError, type Reason } from "./GitError.ts"
 import * as GitHttp from "./GitHttp.ts"
+import * as KnownServer from "./KnownServer.ts"
 import * as ObjectReader from "./ObjectReader.ts"
 import * as PackFetch from "./PackFetch.ts"
-import * as ProtocolV2 from "./ProtocolV2.ts"
+import type * as ProtocolV2 from "./ProtocolV2.ts"
 import type * as RepositoryUrl from "./RepositoryUrl.ts"
 
 export interface Options {
@@ -98,10 +99,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const fail = (reason: Reason) => new GitError({ repository: url.display, reason })
   const reader = yield* ObjectReader.make(folder)
   const scope = yield* Effect.scope
-  const location = yield* Ref.make(url.href)
-  const agents = yield* GitHttp.makeAgents
-  /** Whether the server speaks protocol 2 with all that we need; found out by trying. */
-  const modern = yield* Ref.make(url._tag === "Http")
+  const server = yield* KnownServer.make(yield* GitHttp.makeAgents, url)
   const deadline = options.deadline ?? "10 minutes"
 
   /** Makes every git of this clone take missing objects for ones that the server still has. */
@@ -111,63 +109,33 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const sweeping = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     Effect.onExit(effect, (exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(clone.removeLeftovers)))
 
-  /**
-   * Where the server has moved the repository (renamed at the forge), the same at its new place: git itself would show
-   * the credentials to wherever a redirect leads, so it follows none.
-   */
-  const atLocation = <A, E>(fetchFrom: (href: string) => Effect.Effect<A, GitError | E>) => {
-    const moved = Effect.gen(function* () {
-      const href = yield* GitHttp.locate(agents, { url, credentials: yield* options.credentials })
-      yield* Ref.set(location, href)
-      return yield* fetchFrom(href)
-    })
-    return Effect.flatMap(Ref.get(location), fetchFrom).pipe(
-      Effect.catch((error) => (error instanceof GitError && error.reason._tag === "Moved" ? moved : Effect.fail(error)))
-    )
-  }
+  /** A question to the server, with the credentials of the moment. */
+  const ask = <A, E>(question: (server: ProtocolV2.Server) => Effect.Effect<A, E | GitError>) =>
+    Effect.flatMap(options.credentials, (credentials) => server.ask({ url, credentials }, question))
 
   /** By the `git` program, which can talk to all servers. */
   const fetchByGit = (args: ReadonlyArray<string>, config: Record<string, string>, stdin?: string) =>
-    atLocation(
-      Effect.fnUntraced(function* (href) {
-        yield* git.run(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", ...args], {
-          gitDir: folder,
-          remote: { url, credentials: yield* options.credentials },
-          deadline,
-          config: {
-            ...promisor,
-            "remote.origin.url": href,
-            "http.lowSpeedLimit": "1",
-            "http.lowSpeedTime": "30",
-            ...config
-          },
-          ...(stdin === undefined ? {} : { stdin })
-        })
-      }, sweeping)
-    )
+    ask(({ base, remote }) =>
+      git.run(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", ...args], {
+        gitDir: folder,
+        remote,
+        deadline,
+        config: {
+          ...promisor,
+          "remote.origin.url": base,
+          "http.lowSpeedLimit": "1",
+          "http.lowSpeedTime": "30",
+          ...config
+        },
+        ...(stdin === undefined ? {} : { stdin })
+      })
+    ).pipe(Effect.asVoid, sweeping)
 
   /** By one request, and no program but the one that takes the pack in. */
   const fetchDirectly = (request: ProtocolV2.Fetch) =>
-    atLocation(
-      Effect.fnUntraced(function* (base) {
-        const remote = { url, credentials: yield* options.credentials }
-        return yield* PackFetch.fetchPack({ agents, remote, base }, request, { gitDir: folder, deadline }).pipe(
-          Effect.provideService(GitCommand, git)
-        )
-      }, sweeping)
-    )
-
-  /** The second where the server does not speak the first, which is remembered once that has helped. */
-  const preferring = (
-    direct: Effect.Effect<unknown, ProtocolV2.Failure | PackFetch.Unusable>,
-    byGit: Effect.Effect<void, GitError>
-  ) =>
-    Effect.flatMap(Ref.get(modern), (isModern) => {
-      if (!isModern) return byGit
-      return Effect.catchTag(Effect.asVoid(direct), ["NotUnderstood", "Unusable"], () =>
-        Effect.andThen(byGit, Ref.set(modern, false))
-      )
-    })
+    ask((server) =>
+      PackFetch.fetchPack(server, request, { gitDir: folder, deadline }).pipe(Effect.provideService(GitCommand, git))
+    ).pipe(sweeping)
 
   /** The commits to build on. What is missing of them would be missing for ever: the server takes them for whole. */
   const readBase = Effect.gen(function* () {
@@ -192,12 +160,12 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     const { shallow, unshallow } = yield* base.length === 0
       ? from("none")
       : // A change of a file that is not ours comes as a delta upon what we have not got: then without files.
-        Effect.catchTag(from("all"), "Unusable", () => from("none"))
+        Effect.catchTag(from("all"), "NotUnderstood", () => from("none"))
     yield* clone.setShallow([...new Set([...known, ...shallow])].filter((id) => !unshallow.has(id)))
     yield* clone.setTip("fetched", commit)
   })
 
-  const fetchId = (commit: string) => preferring(fetchIdDirectly(commit), fetchInto(commit))
+  const fetchId = (commit: string) => server.prefer(fetchIdDirectly(commit), fetchInto(commit))
 
   const fetchByRef = Effect.fnUntraced(function* ({ commit, ref }: Target, refused: GitError) {
     if (ref === undefined || ref === commit) return yield* refused
@@ -318,9 +286,9 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     ids.length === 0
       ? Effect.void
       : fetching.withPermit(
-          preferring(
+          server.prefer(
             // No base: what is wanted is not there, and there is nothing to negotiate.
-            fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" }),
+            Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
             fetchByGit(
               ["--filter=blob:none", "--stdin", "origin"],
               { "fetch.negotiationAlgorithm": "noop" },

@@ -1,12 +1,8 @@
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { GitCommand, type Options } from "./GitCommand.ts"
 import * as ProtocolV2 from "./ProtocolV2.ts"
-
-/** A whole pack that git does not take: rubbish, or deltas upon objects that the clone has not got. */
-export class Unusable extends Schema.TaggedError<Unusable>()("Unusable", { detail: Schema.String }) {}
 
 /** How the fetched commits stand in the clone's `shallow` file. */
 export interface Fetched {
@@ -16,7 +12,8 @@ export interface Fetched {
 
 /**
  * Fetches into a partial clone: one request, whose pack goes to `git index-pack` as it comes. Either the whole pack is
- * in the clone, or nothing of it but a temporary file; refs and the `shallow` file are not touched.
+ * in the clone, or nothing of it but a temporary file; refs and the `shallow` file are not touched. A pack that git does
+ * not take (rubbish, or deltas upon objects that the clone has not got) is `NotUnderstood`.
  */
 export const fetchPack = Effect.fnUntraced(function* (
   server: ProtocolV2.Server,
@@ -46,7 +43,7 @@ export const fetchPack = Effect.fnUntraced(function* (
     .pipe(
       Effect.mapError((error) => {
         if (error._tag === "Answer") return error.failure
-        return error.reason._tag === "Timeout" ? error : new Unusable({ detail: error.message })
+        return error.reason._tag === "Timeout" ? error : new ProtocolV2.NotUnderstood({ detail: error.message })
       })
     )
   const fetched: Fetched = { shallow, unshallow }

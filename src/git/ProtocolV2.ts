@@ -1,4 +1,5 @@
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -203,4 +204,24 @@ export const fetch = (server: Server, request: Fetch): Answer<FetchPart> =>
       "done"
     ]),
     readParts(server)
+  )
+
+/** An id that no repository has. */
+const unknownCommit = "f".repeat(40)
+
+/**
+ * Fails with `CommitNotFound` where the server has not got the commit, or does not hand it out. Nothing is packed for the
+ * question: a negotiation about what we pretend to have is opened, and not gone on with.
+ */
+export const checkCommit = (server: Server, commit: string) =>
+  command(server, "fetch", [`want ${commit}`, `have ${unknownCommit}`]).pipe(
+    Effect.flatMap(Stream.runHead),
+    Effect.flatMap((first): Effect.Effect<void, Failure> => {
+      if (Option.isNone(first)) return notUnderstood("an empty answer")
+      const text = typeof first.value === "string" ? first.value : PktLine.textOf(first.value)
+      // Some begin to pack at once: that too says that the commit is there.
+      if (text === "acknowledgments" || text === "packfile") return Effect.void
+      return refusal(server, text) ?? notUnderstood("an unknown section")
+    }),
+    Effect.scoped
   )

@@ -2,14 +2,16 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import * as IsomorphicGit from "isomorphic-git"
 import { GitCommand, type Remote } from "./GitCommand.ts"
 import { GitError, type Reason } from "./GitError.ts"
 import * as GitHttp from "./GitHttp.ts"
+import * as KnownServer from "./KnownServer.ts"
+import * as LibraryRefs from "./LibraryRefs.ts"
 import * as ObjectId from "./ObjectId.ts"
+import * as ProtocolV2 from "./ProtocolV2.ts"
+import type * as RepositoryUrl from "./RepositoryUrl.ts"
 
 /** What a ref means at the remote at this moment. Annotated tags are peeled: `commit` is always a commit. */
 export const Resolved = Schema.Struct({
@@ -32,19 +34,13 @@ export interface Refs {
 
 export type Answer = Result.Result<Resolved, GitError>
 
-interface ServerRef {
-  readonly ref: string
-  readonly oid: string
-  readonly peeled?: string | undefined
-}
-
 /** Asks git servers what a ref means: `ls-refs` of protocol v2 with just the names in question. */
 export class RemoteRefs extends Context.Service<
   RemoteRefs,
   {
     /**
-     * A tag wins over a branch of the same name. A full commit id stands for itself: it is not asked for at the remote,
-     * the agent's fetch finds out.
+     * A tag wins over a branch of the same name. A full commit id stands for itself, unless the server says that it has
+     * no such commit; over ssh and git:// and from older servers that cannot be known, and the agent's fetch finds out.
      */
     readonly resolve: (request: Request) => Effect.Effect<Resolved, GitError>
     /** The same for many refs of one remote, in one go: an answer for each of them. */
@@ -59,45 +55,90 @@ export class RemoteRefs extends Context.Service<
       const git = yield* GitCommand
       const agents = yield* GitHttp.makeAgents
 
-      const lister = (remote: Remote) =>
-        remote.url._tag === "Http" ? overHttp(agents, remote) : Effect.succeed(overCommand(git, remote))
+      const known = new Map<string, KnownServer.KnownServer>()
+
+      const serverOf = Effect.fnUntraced(function* (url: RepositoryUrl.RepositoryUrl) {
+        const server = known.get(url.href) ?? (yield* KnownServer.make(agents, url))
+        // Only a saving: whoever is forgotten is asked anew.
+        if (known.size >= maxKnown) known.clear()
+        known.set(url.href, server)
+        return server
+      })
+
+      const list = Effect.fnUntraced(function* (remote: Remote, prefixes: ReadonlyArray<string>) {
+        if (remote.url._tag !== "Http") return yield* byCommand(git, remote, prefixes)
+        const server = yield* serverOf(remote.url)
+        return yield* server.prefer(
+          server.ask(remote, (place) => ProtocolV2.lsRefs(place, prefixes)),
+          LibraryRefs.lsRefs(agents, remote, prefixes)
+        )
+      })
+
+      /** Fails where the server says that it has not got the commit. */
+      const check = Effect.fnUntraced(function* (remote: Remote, commit: string) {
+        if (remote.url._tag !== "Http") return
+        const server = yield* serverOf(remote.url)
+        yield* Effect.catchTag(
+          server.ask(remote, (place) => ProtocolV2.checkCommit(place, commit)),
+          "NotUnderstood",
+          () => Effect.void
+        )
+      })
 
       const resolveAll = Effect.fnUntraced(function* (request: Remote & Pick<Request, "deadline"> & Refs) {
         const { refs, url } = request
         const error = (reason: Reason) => new GitError({ repository: url.display, reason })
         const fail = (reason: Reason): Answer => Result.fail(error(reason))
         const answers = new Map<string, Answer>()
+        const deadline = Duration.fromInputUnsafe(request.deadline ?? "30 seconds")
+        const inTime = <A, R>(effect: Effect.Effect<A, GitError, R>) =>
+          Effect.timeoutOrElse(effect, {
+            duration: deadline,
+            orElse: () => Effect.fail(error({ _tag: "Timeout", seconds: Duration.toSeconds(deadline) }))
+          })
+        const names: Array<string> = []
+        const commits: Array<string> = []
         for (const ref of refs) {
           if (!isRefName(ref)) answers.set(ref, fail({ _tag: "InvalidRef", ref: ref.slice(0, 100) }))
-          else if (ObjectId.is(ref.toLowerCase())) {
-            answers.set(ref, Result.succeed({ ref, kind: "commit", commit: ref.toLowerCase() }))
-          }
+          else (ObjectId.is(ref.toLowerCase()) ? commits : names).push(ref)
         }
-        const asked = refs.filter((ref) => !answers.has(ref))
-        if (asked.length === 0) return answers
-        const deadline = Duration.fromInputUnsafe(request.deadline ?? "30 seconds")
-        const found = yield* Effect.gen(function* () {
-          const list = yield* lister(request)
-          const listed = yield* list(asked.flatMap((ref) => [`refs/heads/${ref}`, `refs/tags/${ref}`]))
+
+        const resolveCommit = Effect.fnUntraced(function* (ref: string) {
+          const commit = ref.toLowerCase()
+          const checked = yield* Effect.result(inTime(check(request, commit)))
+          answers.set(
+            ref,
+            Result.map(checked, () => ({ ref, kind: "commit", commit }))
+          )
+        })
+
+        const resolveNames = Effect.gen(function* () {
+          const listed = yield* list(
+            request,
+            names.flatMap((ref) => [`refs/heads/${ref}`, `refs/tags/${ref}`])
+          )
           // HEAD first: a full list can be megabytes.
-          const empty =
-            listed.length === 0 && (yield* list(["HEAD"])).length === 0 && (yield* list(["refs/"])).length === 0
+          const isEmpty =
+            listed.length === 0 &&
+            (yield* list(request, ["HEAD"])).length === 0 &&
+            (yield* list(request, ["refs/"])).length === 0
           const byName = new Map(listed.map((server) => [server.ref, server]))
           return (ref: string): Answer => {
             const tag = byName.get(`refs/tags/${ref}`)
             if (tag !== undefined) return Result.succeed({ ref, kind: "tag", commit: tag.peeled ?? tag.oid })
             const branch = byName.get(`refs/heads/${ref}`)
             if (branch !== undefined) return Result.succeed({ ref, kind: "branch", commit: branch.oid })
-            return fail(empty ? { _tag: "EmptyRepository" } : { _tag: "RefNotFound", ref })
+            return fail(isEmpty ? { _tag: "EmptyRepository" } : { _tag: "RefNotFound", ref })
           }
         }).pipe(
-          Effect.timeoutOrElse({
-            duration: deadline,
-            orElse: () => Effect.fail(error({ _tag: "Timeout", seconds: Duration.toSeconds(deadline) }))
-          }),
-          Effect.catch((failure) => Effect.succeed((): Answer => Result.fail(failure)))
+          inTime,
+          Effect.catch((failure) => Effect.succeed((): Answer => Result.fail(failure))),
+          Effect.map((found) => names.forEach((ref) => answers.set(ref, found(ref))))
         )
-        for (const ref of asked) answers.set(ref, found(ref))
+
+        yield* Effect.all([names.length === 0 ? Effect.void : resolveNames, ...commits.map(resolveCommit)], {
+          concurrency: 4
+        })
         return answers
       })
 
@@ -111,6 +152,9 @@ export class RemoteRefs extends Context.Service<
   )
 }
 
+/** Servers that something was found out about, at most. */
+const maxKnown = 1000
+
 /** git's own rules (`git check-ref-format`), for a name without `refs/heads/`. */
 export const isRefName = (ref: string): boolean =>
   ref.length > 0 &&
@@ -119,84 +163,23 @@ export const isRefName = (ref: string): boolean =>
   !/[\u0000-\u0020\u007f~^:?*[\\]|\.\.|@\{|\/\/|^[/.-]|\/\.|[/.]$|\.lock(?:\/|$)/.test(ref) &&
   ref.isWellFormed()
 
-type List = (prefixes: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<ServerRef>, GitError>
-
-/** One capability request, then one `ls-refs` a prefix, all at once. */
-const overHttp = Effect.fnUntraced(function* (agents: GitHttp.Agents, remote: Remote) {
-  const { exchange } = yield* GitHttp.conversation(agents, remote)
-  const discover = yield* Effect.cached(exchange(GitHttp.discovery(remote)))
-  const http = (signal: AbortSignal): IsomorphicGit.HttpClient => ({
-    request: (request) =>
-      Effect.runPromise(
-        Effect.map(
-          request.method === "POST"
-            ? exchange({
-                method: "POST",
-                url: request.url,
-                headers: request.headers ?? {},
-                body: Buffer.concat((request.body ?? []) as unknown as ReadonlyArray<Uint8Array>)
-              })
-            : discover,
-          (response) => ({
-            url: response.url,
-            method: request.method ?? "GET",
-            statusCode: response.status,
-            statusMessage: String(response.headers["retry-after"] ?? ""),
-            headers: response.headers,
-            // The library reads arrays as well as async iterators.
-            body: response.body as unknown as AsyncIterableIterator<Uint8Array>
-          })
-        ),
-        { signal }
-      )
-  })
-  const listOne = (prefix: string) =>
-    Effect.tryPromise({
-      try: (signal) =>
-        IsomorphicGit.listServerRefs({ http: http(signal), url: remote.url.href, prefix, peelTags: true }),
-      catch: (error) =>
-        error instanceof GitError
-          ? error
-          : new GitError({ repository: remote.url.display, reason: reasonOfLibrary(error, remote) })
-    })
-  const list: List = (prefixes) =>
-    Effect.map(Effect.forEach(prefixes, listOne, { concurrency: 8 }), (found) => found.flat())
-  return list
-})
-
-const reasonOfLibrary = (error: unknown, remote: Remote): Reason => {
-  if (error instanceof IsomorphicGit.Errors.HttpError) {
-    return GitHttp.reasonOfStatus(error.data.statusCode, error.data.statusMessage, remote)
-  }
-  if (
-    error instanceof IsomorphicGit.Errors.SmartHttpError ||
-    error instanceof IsomorphicGit.Errors.ParseError ||
-    error instanceof IsomorphicGit.Errors.EmptyServerResponseError
-  ) {
-    return { _tag: "NotAGitServer", detail: "what answers is no git protocol" }
-  }
-  return { _tag: "Transport", detail: Predicate.isError(error) ? error.message.slice(0, 200) : "unknown" }
-}
-
 /** ssh and git://: the `git` binary. Its patterns are globs that match the end of a name; the caller compares. */
-const overCommand =
-  (git: GitCommand["Service"], remote: Remote): List =>
-  (prefixes) =>
-    Effect.map(
-      git.run(
-        [
-          "ls-remote",
-          "--end-of-options",
-          remote.url.href,
-          ...prefixes.flatMap((prefix) => (prefix.endsWith("/") ? [] : [prefix, `${prefix}^{}`]))
-        ],
-        { remote, deadline: "10 minutes" }
-      ),
-      (output) => parseLsRemote(Buffer.from(output).toString())
-    )
+const byCommand = (git: GitCommand["Service"], remote: Remote, prefixes: ReadonlyArray<string>) =>
+  Effect.map(
+    git.run(
+      [
+        "ls-remote",
+        "--end-of-options",
+        remote.url.href,
+        ...prefixes.flatMap((prefix) => (prefix.endsWith("/") ? [] : [prefix, `${prefix}^{}`]))
+      ],
+      { remote, deadline: "10 minutes" }
+    ),
+    (output) => parseLsRemote(Buffer.from(output).toString())
+  )
 
 /** `<id>\t<ref>` lines; `<ref>^{}` is the commit behind the annotated tag of the line before. */
-const parseLsRemote = (text: string): ReadonlyArray<ServerRef> => {
+const parseLsRemote = (text: string): ReadonlyArray<ProtocolV2.ServerRef> => {
   const lines = text.split("\n").flatMap((line) => {
     const [oid, ref] = line.split("\t")
     return oid === undefined || ref === undefined ? [] : [{ oid, ref }]

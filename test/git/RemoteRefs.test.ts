@@ -121,23 +121,75 @@ layer(TestLayer, { excludeTestServices: true })("RemoteRefs", (it) => {
         "InvalidRef",
         "commit"
       ])
-      assert.deepStrictEqual(yield* ask(server.url("nowhere.git"), "main", commit), ["RepositoryNotFound", "commit"])
+      assert.deepStrictEqual(yield* ask(server.url("nowhere.git"), "main", commit), [
+        "RepositoryNotFound",
+        "RepositoryNotFound"
+      ])
     })
   )
 
-  it.effect("asks for the capabilities once, and for the branch and the tag in parallel", () =>
+  it.effect("asks once for all names, and once for a commit, by a request of a few bytes each", () =>
     Effect.gen(function* () {
       const server = yield* GitServer
       const repository = yield* makeRepository("requests.git")
-      yield* repository.commit({ a: "1" })
+      const commit = yield* repository.commit({ a: "1".repeat(10_000) })
       yield* repository.push()
+      for (const ref of ["main", commit]) {
+        server.requests.length = 0
+        const before = server.sent()
+        yield* resolve(repository.url, ref, { credentials: withToken })
+        assert.deepStrictEqual(server.requests, ["POST /requests.git/git-upload-pack"])
+        assert.isBelow(server.sent() - before, 100)
+      }
+    })
+  )
+
+  it.effect("knows a commit that the server has not got, where that can be known", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("commits.git")
+      const first = yield* repository.commit({ a: "1" })
+      yield* repository.commit({ a: "2" })
+      yield* repository.push()
+      assert.strictEqual((yield* resolve(repository.url, first)).commit, first)
+      const gone = "1234".repeat(10)
+      assert.deepStrictEqual(yield* reasonOf(resolve(repository.url, gone)), {
+        _tag: "CommitNotFound",
+        commit: gone,
+        detail: `not our ref ${gone}`
+      })
+      // Protocol v0 cannot tell.
+      const old = yield* makeRepository("old-commits.git")
+      server.setFault((request) => {
+        delete request.headers["git-protocol"]
+        return false
+      })
+      assert.strictEqual((yield* resolve(old.url, gone)).kind, "commit")
+    })
+  )
+
+  it.effect("asks servers of older protocols in their way, and remembers it", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("old.git")
+      const commit = yield* repository.commit({ a: "1" })
+      repository.git("tag", "-a", "-m", "annotated", "v1")
+      yield* repository.push("HEAD:main", "v1")
+      server.setFault((request) => {
+        delete request.headers["git-protocol"]
+        return false
+      })
       server.requests.length = 0
-      yield* resolve(repository.url, "main", { credentials: withToken })
-      assert.deepStrictEqual([...server.requests].sort(), [
-        "GET /requests.git/info/refs?service=git-upload-pack",
-        "POST /requests.git/git-upload-pack",
-        "POST /requests.git/git-upload-pack"
-      ])
+      assert.deepStrictEqual(yield* resolve(repository.url, "main"), { ref: "main", kind: "branch", commit })
+      const [first, ...others] = server.requests
+      assert.strictEqual(first, "POST /old.git/git-upload-pack")
+      assert.isTrue(others.length > 0 && others.every((request) => request.startsWith("GET ")))
+      server.requests.length = 0
+      assert.deepStrictEqual(yield* resolve(repository.url, "v1"), { ref: "v1", kind: "tag", commit })
+      assert.isTrue(server.requests.every((request) => request.startsWith("GET ")))
+      assert.deepStrictEqual(yield* reasonOf(resolve(repository.url, "no")), { _tag: "RefNotFound", ref: "no" })
     })
   )
 
@@ -174,7 +226,7 @@ layer(TestLayer, { excludeTestServices: true })("RemoteRefs", (it) => {
       server.requests.length = 0
       const resolved = yield* resolve(repository.url, "main", { credentials: withToken })
       assert.strictEqual(resolved.commit, commit)
-      assert.lengthOf(server.requests, 3)
+      assert.lengthOf(server.requests, 1)
       assert.deepStrictEqual(yield* reasonOf(resolve(repository.url, "main")), {
         _tag: "Unauthorized",
         sent: "nothing"
