@@ -92,7 +92,7 @@ const run = Effect.fnUntraced(function* (command: string, args: ReadonlyArray<st
   const [output, code] = yield* Effect.all([Stream.mkString(Stream.decodeText(child.all)), child.exitCode], {
     concurrency: 2
   })
-  assert.strictEqual(Number(code), 0, `${command}: ${output}`)
+  if (code !== 0) return yield* Effect.fail(new Error(`${command} ended with ${code}: ${output}`))
   return output
 }, Effect.scoped)
 
