@@ -8,6 +8,7 @@ import * as RepositoryIdentity from "../api/RepositoryIdentity.ts"
 import * as Reflector from "../kubernetes/Reflector.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import * as Store from "../kubernetes/Store.ts"
+import type * as Watcher from "../kubernetes/Watcher.ts"
 import * as WorkQueue from "../kubernetes/WorkQueue.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import { Memory } from "./Memory.ts"
@@ -121,7 +122,12 @@ const make = Effect.gen(function* () {
     onMap
   )
   return {
-    gatewaySyncs,
+    gatewaySyncs: {
+      ...gatewaySyncs,
+      // The answer to our own write may hold what somebody else wrote just before it, which no event tells any more.
+      acknowledge: (id: Watcher.Identity, object: GatewaySync) =>
+        Effect.tap(gatewaySyncs.acknowledge(id, object), (changes) => Effect.forEach(changes, onGatewaySync))
+    },
     pods,
     maps,
     queue,

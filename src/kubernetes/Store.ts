@@ -45,10 +45,11 @@ export interface Writer<A> {
   readonly write: (events: ReadonlyArray<Event<A>>) => Effect.Effect<ReadonlyArray<Change<A>>>
   /**
    * Takes the API server's answer to a write of our own, so that the next look does not see what was there before it.
-   * Nothing is announced, now or when the watch brings the same version. Only an object that is known under this UID is
-   * replaced, so an answer that comes after the deletion brings nothing back to life.
+   * Answers what changed: somebody else's write may be in it too, and the watch, which brings the same version later,
+   * announces it no more. Only an object that is known under this UID is replaced, so an answer that comes after the
+   * deletion brings nothing back to life.
    */
-  readonly acknowledge: (id: Identity, object: A) => Effect.Effect<void>
+  readonly acknowledge: (id: Identity, object: A) => Effect.Effect<ReadonlyArray<Change<A>>>
 }
 
 interface Entry<A> {
@@ -164,14 +165,16 @@ export const make = Effect.fnUntraced(function* <A>(
     })
 
   const acknowledge = (id: Identity, object: A) =>
-    Effect.sync(() => {
+    Effect.sync((): ReadonlyArray<Change<A>> => {
       const key = Resource.key(id)
       const known = entries.get(key)
-      if (known === undefined || known.id.uid !== id.uid || !isOlder(known.id.resourceVersion, id.resourceVersion))
-        return
+      if (known === undefined || known.id.uid !== id.uid || !isOlder(known.id.resourceVersion, id.resourceVersion)) {
+        return []
+      }
       index(key, known.object, "remove")
       entries.set(key, { id, object, acknowledged: true })
       index(key, object, "add")
+      return [{ ref: ref(id), before: known.object, after: object, initial: false }]
     })
 
   const whenReady = <B>(read: () => B): Effect.Effect<B, StoreNotReady> =>
