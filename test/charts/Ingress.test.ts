@@ -70,6 +70,7 @@ const configuration = (options: {
   })
   return `
     daemon off;
+    master_process off;
     pid ${folder}/nginx.pid;
     error_log stderr;
     events {}
