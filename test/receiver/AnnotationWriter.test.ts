@@ -36,6 +36,24 @@ describe("AnnotationWriter", () => {
     )
   )
 
+  it.live("a push is not told that it is for nobody on the word of a store that has not heard of the request", () =>
+    run((writer) =>
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        const other = yield* AnnotationWriter.make(api.store)
+        yield* other.write(site, to("release"), Option.none())
+        // The store still shows that the site follows main.
+        const { decision } = yield* writer.write(
+          site,
+          [{ _tag: "Push", by: "github", ref: "release", kind: "branch", id: "push-1" }],
+          Option.none()
+        )
+        assert.strictEqual(decision._tag, "Write")
+        assert.include((yield* api.annotations("site"))[keys.pushed] ?? "", "push-1")
+      })
+    )
+  )
+
   it.live("a patch that is refused for itself is not tried for ever", () =>
     run((writer) =>
       Effect.gen(function* () {
