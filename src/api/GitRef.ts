@@ -70,6 +70,6 @@ export const read = (
 
 /** Equal but for a leading `v`: how `spec.git.ref: 2.0.0` catches up with a request for `v2.0.0`. */
 export const sameVersion = (a: string, b: string): boolean => {
-  const bare = (ref: string) => (/^v(?=\d)/.test(ref) ? ref.slice(1) : ref)
+  const bare = (ref: string) => (ref.startsWith("v") ? ref.slice(1) : ref)
   return bare(a) === bare(b)
 }

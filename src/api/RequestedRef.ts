@@ -214,7 +214,12 @@ export type Decision =
       readonly repeats: boolean
     }
   | { readonly _tag: "AlreadyHandled"; readonly ref: string; readonly message: string }
-  | { readonly _tag: "NotForUs"; readonly reason: string }
+  | {
+      readonly _tag: "NotForUs"
+      readonly reason: string
+      /** About another repository: whatever this GatewaySync follows by now, it is none of its business. */
+      readonly isElsewhere?: true
+    }
 
 export interface Stamp {
   /** Now: RFC 3339, UTC. */
@@ -357,7 +362,13 @@ export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stam
   const ours = about(deliveries, target.repository)
   if (ours.length === 0) {
     const others = new Set(deliveries.flatMap((delivery) => delivery.repositories?.slice(0, 1) ?? []))
-    return notForUs(`it is about another repository (${[...others].slice(0, 3).join(", ")}), not ${target.repository}`)
+    // By their names, not as they were written: a URL may hold a password.
+    const named = [...others].slice(0, 3).map((said) => RepositoryIdentity.nameIn(said) ?? "one of no known form")
+    return {
+      _tag: "NotForUs",
+      reason: `it is about another repository (${named.join(", ")}), not ${RepositoryIdentity.of(target.repository) ?? "that of spec.git.repo"}`,
+      isElsewhere: true
+    }
   }
   const { ref } = inForce(target.annotations, target.specRef)
   const near = ours.filter((delivery) => delivery._tag === "Promotion" || delivery.ref === ref)
@@ -412,9 +423,8 @@ export const operations = (
  * webhook has written since, and then the truth is looked at again.
  */
 export const removal = (annotations: Annotations): ReadonlyArray<Operation> => [
-  ...[keys.ref, keys.id]
-    .filter((key) => annotations[key] !== undefined)
-    .map((key) => ({ op: "test", path: pointer(key), value: annotations[key] }) as const),
+  // An id that is absent must be so still: a webhook for the same ref writes only that.
+  ...[keys.ref, keys.id].map((key) => ({ op: "test", path: pointer(key), value: annotations[key] ?? null }) as const),
   ...[keys.ref, keys.at, keys.by, keys.commit, keys.id, keys.over]
     .filter((key) => annotations[key] !== undefined)
     .map((key) => ({ op: "remove", path: pointer(key) }) as const)

@@ -8,7 +8,7 @@
  *   of that very moment, and what another replica wrote meanwhile (a remembered delivery) is never overwritten: then the
  *   object is read again and everything decided anew. That makes one call of most deliveries, on the store's word.
  * - A delivery that was taken over goes on when its sender hangs up.
- * - "There is no such GatewaySync" and "not for this GatewaySync" to a person were read live, never from the store alone.
+ * - "There is no such GatewaySync" and "not for this GatewaySync" were read live, never from the store alone.
  */
 import {
   Cause,
@@ -133,11 +133,15 @@ const decideAll = (cr: GatewaySync.GatewaySync, batch: ReadonlyArray<Waiting>) =
   return { decided, patch }
 }
 
-/** A person is not told "no" on the word of a store that may lag behind. */
+/**
+ * Nobody is told "no" on the word of a store that may lag behind: a person takes it for final, and a forge never asks
+ * again. Only of another repository a store knows enough.
+ */
 const needsLive = (decided: ReturnType<typeof decideAll>["decided"]): boolean =>
   decided.some(
-    ({ outcome, waiting }) =>
-      outcome.decision._tag !== "Write" && waiting.deliveries.some(({ _tag }) => _tag === "Promotion")
+    ({ outcome: { decision }, waiting }) =>
+      (decision._tag === "NotForUs" && decision.isElsewhere !== true) ||
+      (decision._tag === "AlreadyHandled" && waiting.deliveries.some(({ _tag }) => _tag === "Promotion"))
   )
 
 /** In the trace of the newest delivery, which the patch hands on; the others are linked. */

@@ -354,8 +354,21 @@ describe("several deliveries in one message", () => {
 
   it("another repository is not for us, and the reason names both", () => {
     const reason = refusal(decideAll([promotion("v1", { repositories: ["https://github.com/acme/plant-2"] })]))
-    assert.include(reason, "https://github.com/acme/plant-2")
-    assert.include(reason, "https://github.com/acme/plant.git")
+    assert.include(reason, "github.com/acme/plant-2")
+    assert.include(reason, "not github.com/acme/plant")
+  })
+
+  it("a reason quotes no URL, which may hold a password", () => {
+    const reason = refusal(
+      RequestedRef.decide(
+        [promotion("v1", { repositories: ["https://eve:s3cr3t@github.com/acme/other", "s3cr3t"] })],
+        { ...target(), repository: "https://bob:s3cr3t@github.com/acme/plant" },
+        { at: "2026-01-01T00:00:00Z", freshId: "fresh" }
+      )
+    )
+    assert.include(reason, "github.com/acme/other")
+    assert.include(reason, "github.com/acme/plant")
+    assert.notInclude(reason, "s3cr3t")
   })
 
   it("the first change of a push that is for us", () => {
@@ -407,5 +420,12 @@ describe("removal of an override", () => {
       { op: "remove", path: "/metadata/annotations/stoker.io~1requested-by" },
       { op: "remove", path: "/metadata/annotations/stoker.io~1requested-id" },
       { op: "remove", path: "/metadata/annotations/stoker.io~1requested-over" }
+    ]))
+
+  it("of one without an id tests that there is none still: a webhook for the same ref writes only that", () =>
+    assert.deepStrictEqual(RequestedRef.removal({ [keys.ref]: "v2" }), [
+      { op: "test", path: "/metadata/annotations/stoker.io~1requested-ref", value: "v2" },
+      { op: "test", path: "/metadata/annotations/stoker.io~1requested-id", value: null },
+      { op: "remove", path: "/metadata/annotations/stoker.io~1requested-ref" }
     ]))
 })
