@@ -136,7 +136,10 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
     // The leader's work is begun after the receiver, and must be drained after it: its fiber waits from here on.
     const receiving = yield* Deferred.make<void>()
     const work = Effect.scoped(Effect.andThen(supervise("controller", controller.run), Effect.never))
-    yield* Effect.forkScoped(Effect.andThen(Deferred.await(receiving), flags.leaderElect ? elected(work) : work))
+    yield* supervise(
+      flags.leaderElect ? "election" : "leader",
+      Effect.andThen(Deferred.await(receiving), flags.leaderElect ? elected(work) : work)
+    )
 
     yield* stores.ready
     yield* Effect.logInfo("the stores are complete")

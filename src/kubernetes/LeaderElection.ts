@@ -10,7 +10,7 @@
  * *Recovery.* On interruption the work ends first, renewed meanwhile; then the Lease is given back, and the next one
  * leads within a retry.
  */
-import { Clock, DateTime, Duration, Effect, Option, Random, Schema } from "effect"
+import { Cause, Clock, DateTime, Duration, Effect, Option, Random, Schema } from "effect"
 import { ApiClient } from "./ApiClient.ts"
 import type { ApiError } from "./ApiError.ts"
 import * as MicroTime from "./MicroTime.ts"
@@ -147,7 +147,14 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
       yield* acquire
       yield* Effect.addFinalizer(() => release)
       yield* Effect.logInfo("leading")
-      yield* Effect.forkScoped(renew)
+      // A leader that does not renew is none, whatever kept it from that.
+      yield* Effect.forkScoped(
+        Effect.catchCause(renew, (cause) =>
+          Cause.hasInterruptsOnly(cause)
+            ? Effect.failCause(cause)
+            : Effect.andThen(Effect.logError("the lease is not renewed any more", cause), options.lost)
+        )
+      )
       // Not raced with the renewal: while the work drains, the lease must still be ours.
       return yield* work
     })

@@ -18,6 +18,7 @@ const server = Effect.sync(() => {
   let lease: StoredLease | undefined
   let version = 0
   let isCut = false
+  let isBroken = false
   const fail = (reason: ApiErrors.Reason) => Effect.fail(new ApiErrors.ApiError({ operation: "test", reason }))
   const store = (body: object) => {
     const { spec } = body as StoredLease
@@ -25,7 +26,13 @@ const server = Effect.sync(() => {
     return Effect.succeed(lease)
   }
   const reachable = <A>(answer: () => Effect.Effect<A, ApiErrors.ApiError>) =>
-    Effect.suspend(() => (isCut ? fail(new ApiErrors.Unreachable({ message: "cut off" })) : answer()))
+    Effect.suspend(() =>
+      isBroken
+        ? Effect.die(new Error("a bug"))
+        : isCut
+          ? fail(new ApiErrors.Unreachable({ message: "cut off" }))
+          : answer()
+    )
   const client = {
     get: () =>
       reachable(() =>
@@ -46,6 +53,9 @@ const server = Effect.sync(() => {
     layer: Layer.mock(ApiClient, client),
     cut: (value: boolean) => {
       isCut = value
+    },
+    break: () => {
+      isBroken = true
     },
     holder: () => lease?.spec.holderIdentity
   }
@@ -139,6 +149,17 @@ describe("LeaderElection", () => {
       yield* seconds(8)
       assert.isFalse(yield* first.isLost)
       yield* seconds(5)
+      assert.isTrue(yield* first.isLost)
+    })
+  )
+
+  it.effect("a bug in the renewal is a lost lease too: a leader that does not renew is none", () =>
+    Effect.gen(function* () {
+      const api = yield* server
+      const first = yield* elector(api.layer, "first")
+      yield* seconds(3)
+      api.break()
+      yield* seconds(3)
       assert.isTrue(yield* first.isLost)
     })
   )
