@@ -48,13 +48,13 @@ const annotations = Effect.fnUntraced(function* (name: string) {
   return metadata.annotations ?? {}
 })
 
-const gatewaySync = (name: string) =>
+const gatewaySync = (name: string, repo = "https://github.com/acme/plant.git") =>
   create(collection, {
     apiVersion: "stoker.io/v1alpha1",
     kind: "GatewaySync",
     metadata: { name },
     spec: {
-      git: { repo: "https://github.com/acme/plant.git", ref: "main" },
+      git: { repo, ref: "main" },
       gateway: { api: { secretName: "api" } },
       sync: { profiles: { default: { mappings: [{ source: "a", destination: "b" }] } } }
     }
@@ -243,6 +243,34 @@ layer(Plant, { excludeTestServices: true, timeout: "60 seconds" })("Receiver and
         assert.deepStrictEqual([...new Set(answers.map(({ status }) => status))], [202])
         assert.strictEqual((yield* annotations("noisy"))[keys.ref], "v19")
         yield* Fiber.interrupt(noise)
+      }).pipe(Effect.provide(replica()))
+    })
+  )
+
+  it.effect("one hook for 100 GatewaySyncs: each has it when it is answered, and a repetition is harmless", () =>
+    Effect.gen(function* () {
+      const names = Array.from({ length: 100 }, (_, index) => `many-${index}`)
+      yield* Effect.forEach(names, (name) => gatewaySync(name, "git@git.example:acme/many.git"), { concurrency: 8 })
+      yield* Effect.gen(function* () {
+        const publish = post(
+          {
+            action: "published",
+            release: { tag_name: "v2" },
+            repository: { clone_url: "https://git.example/acme/many.git" }
+          },
+          { path: "/webhook", headers: { "x-github-event": "release", "x-github-delivery": "guid-1" } }
+        )
+        const first = yield* publish
+        assert.strictEqual(first.status, 202)
+        assert.lengthOf(first.body["gatewaysyncs"] as ReadonlyArray<unknown>, 100)
+        const taken = yield* Effect.forEach(names, annotations, { concurrency: 8 })
+        assert.deepStrictEqual([...new Set(taken.map((found) => found[keys.ref]))], ["v2"])
+        assert.strictEqual((yield* publish).status, 202)
+        const again = yield* Effect.forEach(names, annotations, { concurrency: 8 })
+        assert.deepStrictEqual(
+          again.map((found) => found[keys.at]),
+          taken.map((found) => found[keys.at])
+        )
       }).pipe(Effect.provide(replica()))
     })
   )

@@ -316,6 +316,40 @@ describe("methods together", () => {
   )
 })
 
+describe("time", () => {
+  /** How often the body is gone through: that is what takes time when it is long. */
+  const passes = (credentials: Credentials, headers: Readonly<Record<string, string>>) =>
+    Effect.gen(function* () {
+      const { authorize } = yield* Authorizer
+      let count = 0
+      const request = {
+        headers,
+        get body() {
+          count++
+          return Buffer.from("Hello, World!")
+        }
+      }
+      yield* authorize(request, credentials)
+      return count
+    }).pipe(Effect.provide(Authorizer.layerOf({})))
+
+  it.effect("is the same whether there is a secret or not, up to two of them", () =>
+    Effect.gen(function* () {
+      const counts = yield* Effect.forEach(
+        [
+          { hmac: [] },
+          { hmac: redacted("one") },
+          { hmac: redacted("one", "two") },
+          { hmac: redacted(secret) },
+          { token: redacted("token") }
+        ],
+        (credentials) => passes(credentials, signed(hello))
+      )
+      assert.deepStrictEqual(counts, [2, 2, 2, 2, 2])
+    })
+  )
+})
+
 describe("configuration", () => {
   const configured = (env: Record<string, string>) =>
     Authorizer.layer.pipe(
