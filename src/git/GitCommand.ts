@@ -211,29 +211,41 @@ export class GitCommand extends Context.Service<
 /** From SIGTERM to SIGKILL, for the whole process group. */
 const killAfter = Duration.seconds(1)
 
-/** What git and its helpers may see of our own environment: where programs, proxies and authorities are. */
-const inheritedEnvironment = Config.all({
-  PATH: Config.option(Config.String("PATH")),
-  HTTPS_PROXY: Config.option(Config.String("HTTPS_PROXY")),
-  https_proxy: Config.option(Config.String("https_proxy")),
-  http_proxy: Config.option(Config.String("http_proxy")),
-  ALL_PROXY: Config.option(Config.String("ALL_PROXY")),
-  all_proxy: Config.option(Config.String("all_proxy")),
-  NO_PROXY: Config.option(Config.String("NO_PROXY")),
-  no_proxy: Config.option(Config.String("no_proxy")),
-  SSL_CERT_FILE: Config.option(Config.String("SSL_CERT_FILE")),
-  SSL_CERT_DIR: Config.option(Config.String("SSL_CERT_DIR")),
-  TMPDIR: Config.option(Config.String("TMPDIR")),
-  // nss_wrapper: ssh wants a passwd entry, which an arbitrary uid has not got.
-  LD_PRELOAD: Config.option(Config.String("LD_PRELOAD")),
-  NSS_WRAPPER_PASSWD: Config.option(Config.String("NSS_WRAPPER_PASSWD")),
-  NSS_WRAPPER_GROUP: Config.option(Config.String("NSS_WRAPPER_GROUP"))
-}).pipe(
-  Config.map((all) =>
+/** Those of the variables that are set. */
+const variables = (...names: ReadonlyArray<string>): Config.Config<Readonly<Record<string, string>>> =>
+  Config.map(Config.all(names.map((name) => Config.option(Config.String(name)))), (values) =>
     Object.fromEntries(
-      Object.entries(all).flatMap(([name, value]) => (Option.isSome(value) ? [[name, value.value] as const] : []))
+      values.flatMap((value, index) => (Option.isSome(value) ? [[names[index]!, value.value] as const] : []))
     )
   )
+
+/** The proxies of our own environment, by the names that git knows. */
+export const proxyVariables = variables(
+  "HTTPS_PROXY",
+  "https_proxy",
+  "http_proxy",
+  "ALL_PROXY",
+  "all_proxy",
+  "NO_PROXY",
+  "no_proxy"
+)
+
+/** What git and its helpers may see of our own environment: where programs, proxies and authorities are. */
+const inheritedEnvironment = Config.map(
+  Config.all([
+    proxyVariables,
+    variables(
+      "PATH",
+      "SSL_CERT_FILE",
+      "SSL_CERT_DIR",
+      "TMPDIR",
+      // nss_wrapper: ssh wants a passwd entry, which an arbitrary uid has not got.
+      "LD_PRELOAD",
+      "NSS_WRAPPER_PASSWD",
+      "NSS_WRAPPER_GROUP"
+    )
+  ]),
+  ([proxies, others]) => ({ ...proxies, ...others })
 )
 
 const baseEnvironment = {

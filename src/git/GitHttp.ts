@@ -9,7 +9,7 @@ import * as Stream from "effect/Stream"
 import * as NodeHttp from "node:http"
 import * as NodeHttps from "node:https"
 import * as Credentials from "./Credentials.ts"
-import type { Remote } from "./GitCommand.ts"
+import { proxyVariables, type Remote } from "./GitCommand.ts"
 import { GitError, type Reason } from "./GitError.ts"
 
 export interface Request {
@@ -41,19 +41,30 @@ const maxRedirects = 5
 /** Without a byte for this long, a server is taken for gone. (One that packs says so every 5 s.) */
 const silence = Duration.seconds(30)
 
-/** Keep-alive connections, which end with the scope. */
-export const makeAgents = Effect.acquireRelease(
-  Effect.sync(() => {
+/** Keep-alive connections, through the proxies of our environment, which end with the scope. */
+export const makeAgents = Effect.gen(function* () {
+  const proxies = yield* Effect.orDie(proxyVariables)
+  const proxy = (...names: ReadonlyArray<string>) =>
+    [...names, "all_proxy", "ALL_PROXY"].flatMap((name) => proxies[name] ?? [])[0]
+  const options = {
+    keepAlive: true,
     // For idle sockets; a request has its own deadline. (Node's default agent cuts silent servers off after 5 s.)
-    const options = { keepAlive: true, timeout: Duration.toMillis("2 minutes") }
-    return { "http:": new NodeHttp.Agent(options), "https:": new NodeHttps.Agent(options) }
-  }),
-  (agents) =>
-    Effect.sync(() => {
-      agents["http:"].destroy()
-      agents["https:"].destroy()
-    })
-)
+    timeout: Duration.toMillis("2 minutes"),
+    proxyEnv: {
+      http_proxy: proxy("http_proxy"),
+      https_proxy: proxy("https_proxy", "HTTPS_PROXY"),
+      no_proxy: proxies["no_proxy"] ?? proxies["NO_PROXY"]
+    }
+  }
+  return yield* Effect.acquireRelease(
+    Effect.sync(() => ({ "http:": new NodeHttp.Agent(options), "https:": new NodeHttps.Agent(options) })),
+    (agents) =>
+      Effect.sync(() => {
+        agents["http:"].destroy()
+        agents["https:"].destroy()
+      })
+  )
+})
 
 export type Agents = Effect.Success<typeof makeAgents>
 

@@ -95,6 +95,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const ensured = yield* Ref.make<ReadonlySet<string>>(new Set(kept))
   const based = yield* Ref.make(kept.length > 0 && (yield* clone.source) === url.display)
   const sound = yield* Ref.make(true)
+  /** The server hands out what refs are at, and nothing by its id. */
+  const refsOnly = yield* Ref.make(false)
   const trees = yield* Ref.make<ReadonlyMap<string, Buffer>>(new Map())
   const fail = (reason: Reason) => new GitError({ repository: url.display, reason })
   const reader = yield* ObjectReader.make(folder)
@@ -146,10 +148,12 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     return missing === undefined ? tips : yield* fail({ _tag: "Damaged", detail: `no ${missing.name}` })
   })
 
-  const fetchInto = Effect.fnUntraced(function* (wanted: string) {
-    // Everything new against the base comes with one request; without a base only trees come.
-    const filter = (yield* Ref.get(based)) ? "--no-filter" : "--filter=blob:none"
-    yield* fetchByGit(["--depth=1", filter, "origin", `+${wanted}:${CloneFolder.fetchedRef}`], {})
+  const fetchInto = (wanted: string, filter: "--no-filter" | "--filter=blob:none") =>
+    fetchByGit(["--depth=1", filter, "origin", `+${wanted}:${CloneFolder.fetchedRef}`], {})
+
+  /** Everything new against the base comes with one request; without a base only trees come, if files can follow. */
+  const filterOf = Effect.gen(function* () {
+    return (yield* Ref.get(based)) || (yield* Ref.get(refsOnly)) ? "--no-filter" : "--filter=blob:none"
   })
 
   /** The same for a commit's id. A ref is written last: what it names is there. */
@@ -165,13 +169,19 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     yield* clone.setTip("fetched", commit)
   })
 
-  const fetchId = (commit: string) => server.prefer(fetchIdDirectly(commit), fetchInto(commit))
+  const fetchId = (commit: string) =>
+    server.prefer(
+      fetchIdDirectly(commit),
+      Effect.flatMap(filterOf, (filter) => fetchInto(commit, filter))
+    )
 
   const fetchByRef = Effect.fnUntraced(function* ({ commit, ref }: Target, refused: GitError) {
     if (ref === undefined || ref === commit) return yield* refused
     const isMissing = (error: GitError) => error.reason._tag === "RefNotFound"
-    yield* fetchInto(`refs/tags/${ref}`).pipe(
-      Effect.catchIf(isMissing, () => fetchInto(`refs/heads/${ref}`)),
+    if (isPolicy(refused)) yield* Ref.set(refsOnly, true)
+    const filter = yield* filterOf
+    yield* fetchInto(`refs/tags/${ref}`, filter).pipe(
+      Effect.catchIf(isMissing, () => fetchInto(`refs/heads/${ref}`, filter)),
       Effect.catchIf(isMissing, () => refused)
     )
     const [object] = yield* Stream.runCollect(reader.look([`${CloneFolder.fetchedRef}^{commit}`]))
@@ -185,7 +195,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     fetchId(target.commit).pipe(
       Effect.retry({
         schedule: lagging,
-        while: (error) => error.reason._tag === "CommitNotFound" && !isPolicy(error.reason)
+        while: (error) => error.reason._tag === "CommitNotFound" && !isPolicy(error)
       }),
       Effect.catchIf(
         (error) => error.reason._tag === "CommitNotFound",
@@ -219,9 +229,10 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     yield* Ref.update(ensured, (commits) => new Set([...commits, commit]))
   })
 
-  /** What is found damaged while it is read is replaced by the next `ensure`. */
+  /** What turns out to be damaged while it is read, or cannot be completed, is replaced by the next `ensure`. */
   const noticing = Effect.fnUntraced(function* (error: GitError) {
-    if (error.reason._tag !== "Damaged") return
+    if (isPolicy(error)) yield* Ref.set(refsOnly, true)
+    if (!isPolicy(error) && error.reason._tag !== "Damaged") return
     yield* Ref.set(sound, false)
     yield* Ref.set(ensured, new Set())
   })
@@ -337,8 +348,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied })
 })
 
-/** Servers of protocol v0 refuse ids by policy: waiting does not help. */
-const isPolicy = (reason: Reason): boolean =>
+/** Servers of protocol v0 may refuse what no ref is at: waiting does not help. */
+const isPolicy = ({ reason }: GitError): boolean =>
   reason._tag === "CommitNotFound" && reason.detail.includes("unadvertised object")
 
 interface Folder {

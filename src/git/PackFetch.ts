@@ -1,5 +1,7 @@
+import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import { GitCommand, type Options } from "./GitCommand.ts"
 import * as ProtocolV2 from "./ProtocolV2.ts"
@@ -23,9 +25,7 @@ export const fetchPack = Effect.fnUntraced(function* (
   const git = yield* GitCommand
   const shallow = new Set<string>()
   const unshallow = new Set<string>()
-  // On its way while the process starts.
-  const answer = yield* Effect.forkScoped(ProtocolV2.fetch(server, request), { startImmediately: true })
-  const pack = Stream.unwrap(Fiber.join(answer)).pipe(
+  const pack = Stream.unwrap(ProtocolV2.fetch(server, request)).pipe(
     Stream.mapAccum(
       () => undefined,
       (state, part) => {
@@ -35,10 +35,13 @@ export const fetchPack = Effect.fnUntraced(function* (
       }
     )
   )
+  const bytes = yield* Queue.bounded<Uint8Array, ProtocolV2.Failure | Cause.Done>(16)
+  // The request is on its way while the process starts.
+  const answer = yield* Effect.forkScoped(Stream.runIntoQueue(pack, bytes), { startImmediately: true })
   yield* git
     .run(["index-pack", "--stdin", "--fix-thin", "--promisor"], {
       ...options,
-      stdin: Stream.mapError(pack, (failure) => ({ _tag: "Answer" as const, failure }))
+      stdin: Stream.mapError(Stream.fromQueue(bytes), (failure) => ({ _tag: "Answer" as const, failure }))
     })
     .pipe(
       Effect.mapError((error) => {
@@ -46,6 +49,8 @@ export const fetchPack = Effect.fnUntraced(function* (
         return error.reason._tag === "Timeout" ? error : new ProtocolV2.NotUnderstood({ detail: error.message })
       })
     )
+  // git has enough with the last byte of the pack. What ends the answer is read too, so that its connection can be kept.
+  yield* Effect.timeoutOption(Fiber.await(answer), "1 second")
   const fetched: Fetched = { shallow, unshallow }
   return fetched
 }, Effect.scoped)

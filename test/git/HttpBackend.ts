@@ -56,7 +56,8 @@ export class GitServer extends Context.Service<GitServer, HttpBackend>()("test/g
   ).pipe(Layer.provide(NodeServices.layer))
 }
 
-const serve = (
+/** Answers one request as a git server does. Waits for a slow reader. */
+export const serve = (
   root: string,
   request: Http.IncomingMessage,
   response: Http.ServerResponse,
@@ -88,7 +89,10 @@ const serve = (
   child.stdout.on("data", (chunk: Buffer) => {
     if (head === undefined) {
       count(chunk.length)
-      response.write(chunk)
+      if (!response.write(chunk)) {
+        child.stdout.pause()
+        response.once("drain", () => child.stdout.resume())
+      }
       return
     }
     head = Buffer.concat([head, chunk])

@@ -287,6 +287,16 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       })
       assert.strictEqual((yield* Effect.flip(old.ensure({ commit: gone }))).reason._tag, "CommitNotFound")
       assert.strictEqual((yield* Effect.flip(old.ensure({ commit: gone, ref: "no" }))).reason._tag, "CommitNotFound")
+
+      // It filters files out, and then hands none out by its id: noticed once, and never asked for again.
+      repository.gitAtServer("config", "uploadpack.allowFilter", "true")
+      const folder = yield* makeFolder
+      const filtering = yield* openAt(folder, repository.url)
+      assert.strictEqual(
+        (yield* Effect.flip(contents(filtering, { commit: third, ref: "main" }, ["a"]))).reason._tag,
+        "CommitNotFound"
+      )
+      assert.deepStrictEqual(yield* contents(filtering, { commit: third, ref: "main" }, ["a"]), { "a/a.txt": "3" })
     })
   )
 
