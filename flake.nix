@@ -15,6 +15,36 @@
       ];
       forEachSystem = make: nixpkgs.lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
       manifest = builtins.fromJSON (builtins.readFile ./package.json);
+      lock = builtins.fromJSON (builtins.readFile ./package-lock.json);
+
+      # The lock file names packages and their checksums, and no place to fetch them from: that is the builder's choice.
+      #   NPM_CONFIG_REGISTRY=$(npm config get registry) nix build --impure
+      registry =
+        pkgs:
+        let
+          chosen = builtins.getEnv "NPM_CONFIG_REGISTRY";
+        in
+        if chosen == "" then
+          throw "say where npm packages come from: NPM_CONFIG_REGISTRY=$(npm config get registry) nix build --impure"
+        else
+          pkgs.lib.removeSuffix "/" chosen;
+
+      # Each package's address, as npm makes it from name and version.
+      lockFrom =
+        from:
+        let
+          withAddress =
+            path: entry:
+            let
+              name = entry.name or (builtins.elemAt (builtins.match "(.*node_modules/)?(@[^/]+/[^/]+|[^@/][^/]*)" path) 1);
+              base = builtins.elemAt (builtins.match "(@[^/]+/)?(.+)" name) 1;
+            in
+            if entry ? integrity then
+              entry // { resolved = "${from}/${name}/-/${base}-${entry.version}.tgz"; }
+            else
+              entry;
+        in
+        lock // { packages = builtins.mapAttrs withAddress lock.packages; };
     in
     {
       # The sandbox takes its programs from PATH before it builds its own.
@@ -41,7 +71,10 @@
           nodejs = pkgs.nodejs_26;
 
           # The lock file's own checksums; no second one to keep up to date.
-          npmDeps = pkgs.importNpmLock { npmRoot = self; };
+          npmDeps = pkgs.importNpmLock {
+            npmRoot = self;
+            packageLock = lockFrom (registry pkgs);
+          };
           npmConfigHook = pkgs.importNpmLock.npmConfigHook;
           npmRebuildFlags = [ "--ignore-scripts" ];
 
