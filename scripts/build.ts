@@ -2,13 +2,15 @@
  * Bundles the product into `dist/`: one entry, split where a command is imported on demand, so that an agent never
  * loads what only the controller needs (a test holds that against the bundle's own metadata, `dist/meta.json`).
  */
-import { rm, writeFile } from "node:fs/promises"
+import { rename, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { build, type Plugin } from "esbuild"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
-const outdir = join(root, "dist")
+const dist = join(root, "dist")
+// Built beside it: a build that fails leaves the former one in place, and nobody finds half a one.
+const outdir = join(root, "dist.new")
 
 /** The package declares no `sideEffects`, though it has none: without this every generated API (678 KB) comes along. */
 const clientNodeIsPure: Plugin = {
@@ -51,4 +53,7 @@ const result = await build({
   },
   plugins: [clientNodeIsPure]
 })
-await writeFile(join(outdir, "meta.json"), JSON.stringify(result.metafile))
+// Paths in the metadata are as in the final place.
+await writeFile(join(outdir, "meta.json"), JSON.stringify(result.metafile).replaceAll('"dist.new/', '"dist/'))
+await rm(dist, { recursive: true, force: true })
+await rename(outdir, dist)

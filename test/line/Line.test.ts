@@ -5,8 +5,11 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, layer } from "@effect/vitest"
 import { Effect, FileSystem, Layer, Option, Redacted } from "effect"
+import * as Names from "../../src/api/Names.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
+import * as DemoRepository from "../../src/sandbox/DemoRepository.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
+import * as Manifests from "../../src/sandbox/Manifests.ts"
 import * as PlantModule from "../../src/sandbox/Plant.ts"
 import { eventually, Plant } from "../../src/sandbox/Plant.ts"
 import * as Scenario from "../../src/sandbox/Scenario.ts"
@@ -78,16 +81,57 @@ layer(plant, { excludeTestServices: true, timeout: "60 seconds" })("the line", (
     "shows no secret: not in logs, spans, events, status, argv or files, also when they are refused",
     () =>
       Effect.gen(function* () {
-        const { controller, gateways, gatewaySyncs, get, logFolder, post, repository, secrets, webhookUrl } =
-          yield* Plant
+        const { controller, gateways, gatewaySyncs, get, logFolder, post, repository, secrets } = yield* Plant
         const { admin } = yield* ControlPlane
         const fileSystem = yield* FileSystem.FileSystem
         const collector = yield* TraceCollector
-        const marked = Object.entries(secrets).map(([name, value]) => ({ name, value: Redacted.value(value) }))
+        const inUrl = "p4ssw0rd-in-a-url"
+        const base64 = (text: string) => Buffer.from(text).toString("base64").replace(/=+$/, "")
+        // As they are, and as they travel: alone in base64, and as the password of HTTP basic.
+        const marked = [
+          ...Object.entries(secrets).map(([name, value]) => ({ name, value: Redacted.value(value) })),
+          { name: "password in a URL", value: inUrl }
+        ].flatMap(({ name, value }) => [
+          { name, value },
+          { name: `${name} in base64`, value: base64(value) },
+          { name: `${name} as HTTP basic`, value: base64(`x-access-token:${value}`) }
+        ])
+        const answers: Array<string> = []
+        const answered = (answer: PlantModule.Answer) => {
+          answers.push(JSON.stringify(answer.body))
+          return answer
+        }
 
         // Errors quote what they are about, so provoke some: the git server refuses the token from now on.
         yield* repository.requireLogin(Option.some({ username: "x-access-token", password: Redacted.make("another") }))
-        yield* post(gatewaySyncs[0]!, { ref: "v9.9.9" })
+        answered(yield* post(gatewaySyncs[0]!, { ref: "v9.9.9" }))
+        // A person put a password where none belongs; then a forge speaks of another repository, with one of its own.
+        yield* Manifests.apply(
+          [
+            {
+              apiVersion: Names.apiVersion,
+              kind: "GatewaySync",
+              metadata: { name: "careless", namespace: PlantModule.namespace },
+              spec: {
+                git: { repo: repository.url.replace("://", `://bob:${inUrl}@`), ref: "main" },
+                gateway: { api: { secretName: "none" } },
+                sync: { profiles: DemoRepository.profiles }
+              }
+            }
+          ],
+          PlantModule.namespace
+        )
+        const refused = yield* eventually(
+          Effect.map(get("careless"), ({ status }) =>
+            status.conditions?.some(({ type }) => type === "RefResolved") === true ? [] : ["not looked at yet"]
+          )
+        )
+        assert.deepStrictEqual(refused, [])
+        for (const url of [`https://eve:${inUrl}@git.example.org/other.git`, repository.url]) {
+          const push = Scenario.push("main", "0".repeat(39) + "1", "0".repeat(39) + "2", url)
+          answered(yield* post("careless", push, { event: "push", sign: true }))
+          answered(yield* post("careless", push, { event: "push" }))
+        }
         const problems = yield* eventually(
           Effect.map(get(gatewaySyncs[0]!), ({ status }) =>
             status.conditions?.some(({ status, type }) => type === "RefResolved" && status === "False") === true
@@ -112,7 +156,9 @@ layer(plant, { excludeTestServices: true, timeout: "60 seconds" })("the line", (
         ]) {
           const response = yield* admin.get(path)
           assert.strictEqual(response.status, 200, path)
-          places.push([path, yield* response.text])
+          // What a person wrote into a spec is his own to read.
+          const text = yield* response.text
+          places.push([path, text.replaceAll(`bob:${inUrl}@`, "")])
         }
         for (const pid of [controller.pid, ...gateways.map(({ agent }) => agent.pid)]) {
           places.push([`argv of ${pid}`, yield* fileSystem.readFileString(`/proc/${pid}/cmdline`)])
@@ -122,17 +168,13 @@ layer(plant, { excludeTestServices: true, timeout: "60 seconds" })("the line", (
           if (clone !== undefined) places.push(...(yield* filesBelow(clone)))
         }
         for (const { gateway } of gateways) {
-          for (const file of yield* fileSystem.readDirectory(gateway.dataDir, { recursive: true })) {
-            const path = `${gateway.dataDir}/${file}`
-            if ((yield* fileSystem.stat(path)).type === "File")
-              places.push([path, yield* fileSystem.readFileString(path)])
-          }
+          places.push(...(yield* filesBelow(gateway.dataDir)))
         }
-        assert.include(
-          places.map(([, content]) => content).join("\n"),
-          webhookUrl.slice(-5),
-          "the search sees something"
-        )
+        places.push(["answers", answers.join("\n")])
+        for (const [place, content] of places) {
+          if (!place.includes("/")) assert.isAbove(content.length, 10, `the search sees something in ${place}`)
+        }
+        assert.include(answers.join("\n"), "another repository")
 
         for (const { name, value } of marked) {
           const found = places.filter(([, content]) => content.includes(value)).map(([place]) => place)
