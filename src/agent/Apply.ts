@@ -18,6 +18,8 @@ import { blobId, Volume, type VolumeError } from "./Volume.ts"
 const staging = ".stoker/staging"
 /** Writing many small files is waiting for the disk, which takes several at a time. */
 const concurrency = 16
+/** So many files are renamed in a row. */
+const turn = 64
 
 /** Changes that are ready: from here on they happen as a whole. */
 export interface Staged {
@@ -107,7 +109,9 @@ const perform = Effect.fnUntraced(function* (journal: Journal.Apply) {
   for (const path of journal.clear) yield* removeWithFolders(path)
   const made = new Set<string>()
   const emptied = new Set(journal.clear.flatMap(Changes.ancestors))
-  for (const { path, staged } of journal.writes) {
+  for (const [index, { path, staged }] of journal.writes.entries()) {
+    // Others get their turn: probes are answered, also on a slow network volume.
+    if (index % turn === turn - 1) yield* Effect.yieldNow
     const folder = parent(path)
     if (!made.has(folder)) {
       yield* volume.makeFolder(folder)

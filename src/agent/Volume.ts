@@ -3,7 +3,7 @@
  */
 import { Context, Effect, Layer, Schema } from "effect"
 import { createHash } from "node:crypto"
-import { constants, lstatSync, type Stats } from "node:fs"
+import { constants, lstatSync, mkdirSync, renameSync, type Stats } from "node:fs"
 import * as NodeFs from "node:fs/promises"
 import * as NodePath from "node:path"
 
@@ -75,11 +75,20 @@ const make = (folder: string): (typeof Volume)["Service"] => {
   const at = (path: string) => NodePath.join(root, path)
 
   /** Refuses what is not below the data directory: a last line of defence, plans have no such paths. */
+  const guarded = <A>(operation: string, path: string, effect: Effect.Effect<A, VolumeError>) =>
+    isBelow(path) ? effect : Effect.fail(new VolumeError({ operation, path, code: "outside" }))
+
   const run = <A>(operation: string, path: string, use: (absolute: string) => Promise<A>) =>
-    isBelow(path)
-      ? // Never cut short: what runs on behind an interruption could meet the clean-up that follows it.
-        Effect.uninterruptible(Effect.tryPromise({ try: () => use(at(path)), catch: failure(operation, path) }))
-      : Effect.fail(new VolumeError({ operation, path, code: "outside" }))
+    guarded(
+      operation,
+      path,
+      // Never cut short: what runs on behind an interruption could meet the clean-up that follows it.
+      Effect.uninterruptible(Effect.tryPromise({ try: () => use(at(path)), catch: failure(operation, path) }))
+    )
+
+  /** What only touches names takes microseconds, a fifth of what a promise does; and scans are locked out meanwhile. */
+  const atOnce = (operation: string, path: string, use: (absolute: string) => void) =>
+    guarded(operation, path, Effect.try({ try: () => use(at(path)), catch: failure(operation, path) }))
 
   return {
     root,
@@ -106,9 +115,9 @@ const make = (folder: string): (typeof Volume)["Service"] => {
         await NodeFs.rename(`${absolute}.new`, absolute)
         await syncFolder(NodePath.dirname(absolute))
       }),
-    rename: (from, to) => run("rename to", to, (absolute) => NodeFs.rename(at(from), absolute)),
+    rename: (from, to) => atOnce("rename to", to, (absolute) => renameSync(at(from), absolute)),
     remove: (path) => run("delete", path, (absolute) => unless(["ENOENT"], NodeFs.unlink(absolute), undefined)),
-    makeFolder: (path) => run("make folder", path, (absolute) => NodeFs.mkdir(absolute, { recursive: true })),
+    makeFolder: (path) => atOnce("make folder", path, (absolute) => mkdirSync(absolute, { recursive: true })),
     removeFolder: (path) =>
       run("delete folder", path, (absolute) =>
         unless(
