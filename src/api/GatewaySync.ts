@@ -108,13 +108,17 @@ const Sync = Schema.Struct({
 
 /** `100m`, `64Mi`, or a plain number. */
 const Quantity = Schema.Union([Schema.Int, Schema.String]).annotate({ "x-kubernetes-int-or-string": true })
-const Quantities = Schema.Record(Schema.String, Quantity)
+const Quantities = Schema.Record(Schema.String, Quantity).pipe(Schema.check(Schema.isMaxProperties(32)))
 
 const Agent = Schema.Struct({
   image: Schema.optionalKey(
     Schema.Struct({
-      repository: Schema.optionalKey(Schema.String.annotate({ description: "Image repository." })),
-      tag: Schema.optionalKey(Schema.String.annotate({ description: "Image tag." })),
+      repository: Schema.optionalKey(
+        Schema.String.pipe(Schema.check(Schema.isMaxLength(512))).annotate({ description: "Image repository." })
+      ),
+      tag: Schema.optionalKey(
+        Schema.String.pipe(Schema.check(Schema.isMaxLength(256))).annotate({ description: "Image tag, or tag@digest." })
+      ),
       pullPolicy: Schema.optionalKey(
         Schema.Literals(["Always", "IfNotPresent", "Never"]).annotate({ description: "When the image is pulled." })
       )

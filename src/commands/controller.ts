@@ -76,6 +76,7 @@ interface Flags {
   readonly healthProbeBindAddress: Address | "off"
   readonly metricsBindAddress: Address | "off"
   readonly metricsSecure: boolean
+  readonly webhookCertPath: string
   readonly webhookReceiverPort: number
   readonly webhookReceiver: ReceiverFlags.Flags
   readonly updateCrd: boolean
@@ -86,6 +87,9 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
   const { healthProbeBindAddress: probes, metricsBindAddress: metrics } = flags
   const { register, started } = yield* Health
   const { failed, supervise } = yield* Supervisor
+  if (flags.webhookCertPath !== "") {
+    yield* Effect.logWarning("--webhook-cert-path is not used: this version serves no admission webhook yet")
+  }
 
   let phase: "starting" | "running" | "stopping" = "starting"
   yield* register(

@@ -82,11 +82,13 @@ export class Authorizer extends Context.Service<
 const source = Effect.fnUntraced(function* (variable: string) {
   const fileSystem = yield* FileSystem.FileSystem
   const inline = yield* Config.option(Config.Redacted(variable))
+  // Configuration takes an empty variable for an absent one. Here it is a Secret that holds nothing: then nobody may in.
+  const isEmpty = yield* Effect.sync(() => process.env[variable] === "")
   const file = Option.filter(yield* Config.option(Config.String(`${variable}_FILE`)), (path) => path !== "")
-  if (Option.isNone(inline) && Option.isNone(file)) return Option.none()
+  if (Option.isNone(inline) && Option.isNone(file) && !isEmpty) return Option.none()
   const fixed = Option.match(inline, { onNone: () => [], onSome: (secret) => lines(Redacted.value(secret)) })
   if (Option.isNone(file)) {
-    if (fixed.length === 0) yield* Effect.logWarning(`${variable} holds nothing but newlines, so it fits nobody`)
+    if (fixed.length === 0) yield* Effect.logWarning(`${variable} is empty, so it fits nobody`)
     return Option.some(Effect.succeed(fixed))
   }
   const read = fileSystem.readFileString(file.value).pipe(

@@ -30,7 +30,9 @@ describe("the arrows of the house", () => {
     ["agent", "../controller/Stores.ts"],
     ["agent", "../sandbox/Plant.ts"],
     ["controller", "@kubernetes/client-node"],
-    ["agent", "isomorphic-git"]
+    ["agent", "isomorphic-git"],
+    ["commands", "../sandbox/Plant.ts"],
+    ["commands", "isomorphic-git"]
   ] as const) {
     it(`src/${room} may not import ${forbidden}`, async () => {
       const folder = await mkdtemp(join(root, "src", room, "arrow-"))
