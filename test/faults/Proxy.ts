@@ -2,7 +2,7 @@
  * A way to the API server that fails on demand. Clients speak plain HTTP to it, so that it can put answers of its own in
  * between; behind it is the real API server.
  */
-import { Effect } from "effect"
+import { Effect, Redacted } from "effect"
 import * as NodeHttp from "node:http"
 import * as NodeHttps from "node:https"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
@@ -33,6 +33,18 @@ export interface Proxy {
 }
 
 export const isWatch = ({ path }: Asked): boolean => path.includes("watch=true")
+
+/** A kubeconfig (JSON is YAML) of who goes this way. */
+export const kubeconfig = (proxy: Proxy, token: Redacted.Redacted, namespace: string): string =>
+  JSON.stringify({
+    apiVersion: "v1",
+    kind: "Config",
+    // The client library wants this said where a server speaks plain HTTP.
+    clusters: [{ name: "proxy", cluster: { server: proxy.url, "insecure-skip-tls-verify": true } }],
+    users: [{ name: "proxy", user: { token: Redacted.value(token) } }],
+    contexts: [{ name: "proxy", context: { cluster: "proxy", user: "proxy", namespace } }],
+    "current-context": "proxy"
+  })
 
 export const make = Effect.gen(function* () {
   const { caData, url } = yield* ControlPlane
