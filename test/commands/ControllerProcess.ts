@@ -21,7 +21,11 @@ const decodeLine = Schema.decodeUnknownOption(Line)
 export const retrying = { schedule: Schedule.spaced("20 millis"), times: 1000 }
 
 /** Ends with the scope. Callers send the bearer token `token`. */
-export const start = Effect.fnUntraced(function* (kubeconfig: string, args: ReadonlyArray<string> = []) {
+export const start = Effect.fnUntraced(function* (
+  kubeconfig: string,
+  args: ReadonlyArray<string> = [],
+  env: Readonly<Record<string, string>> = {}
+) {
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
   const http = yield* HttpClient.HttpClient
   const receiverPort = yield* freePort
@@ -37,7 +41,7 @@ export const start = Effect.fnUntraced(function* (kubeconfig: string, args: Read
         `--webhook-receiver-port=${receiverPort}`,
         ...args
       ],
-      { env: { PATH: process.env["PATH"], KUBECONFIG: kubeconfig, WEBHOOK_BEARER_TOKEN: "token" } }
+      { env: { PATH: process.env["PATH"], KUBECONFIG: kubeconfig, WEBHOOK_BEARER_TOKEN: "token", ...env } }
     )
   )
   const lines = yield* Ref.make<ReadonlyArray<typeof Line.Type>>([])
@@ -74,6 +78,8 @@ export const start = Effect.fnUntraced(function* (kubeconfig: string, args: Read
     )
   return {
     lines: Ref.get(lines),
+    /** Whether a line so far has this text. */
+    said: (text: string) => Ref.getUnsafe(lines).some(({ message }) => String(message).includes(text)),
     get,
     until,
     post: (path: string, body: object) =>

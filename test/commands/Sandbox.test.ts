@@ -36,7 +36,9 @@ const start = (...args: ReadonlyArray<string>): Started => {
       STOKER_CACHE_DIR: process.env["STOKER_CACHE_DIR"],
       TMPDIR: folder
     },
-    stdio: ["pipe", "pipe", "ignore"]
+    stdio: ["pipe", "pipe", "ignore"],
+    // A process group of its own, as a shell gives it.
+    detached: true
   })
   const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]()
   return {
@@ -64,6 +66,12 @@ const processes = async (): Promise<ReadonlyArray<string>> => {
     }
   }
   return found
+}
+
+/** The process below the launcher. */
+const sandbox = async (): Promise<number> => {
+  const inner = (await processes()).find((one) => one.includes("stoker.js sandbox") && !one.includes("launch.mjs"))
+  return Number.parseInt(inner ?? "", 10)
 }
 
 /** What is left of processes and files: empty as soon as that is true, else after twenty seconds. */
@@ -131,19 +139,19 @@ describe("stoker sandbox", () => {
     }
   )
 
-  it("leaves nothing behind on SIGTERM", { timeout: 60_000 }, async () => {
-    const { child, ended, line } = start("--serve", "--json", "--sites", "1", "--gateways", "1")
-    await line()
-    child.kill("SIGTERM")
-    assert.strictEqual((await ended).code, 0)
-    assert.deepStrictEqual(await left(), [])
-  })
-
-  it("leaves nothing behind when its parent is killed", { timeout: 60_000 }, async () => {
-    const { child, ended, line } = start("--serve", "--json", "--sites", "1", "--gateways", "1")
-    await line()
-    child.kill("SIGKILL")
-    await ended
-    assert.deepStrictEqual(await left(), [])
-  })
+  for (const [how, end, code] of [
+    ["SIGTERM", ({ child }: Started) => child.kill("SIGTERM"), 0],
+    // A terminal sends it to everybody in the foreground.
+    ["Ctrl-C", ({ child }: Started) => process.kill(-child.pid!, "SIGINT"), 0],
+    ["SIGKILL of what npm started", ({ child }: Started) => child.kill("SIGKILL"), null],
+    ["SIGKILL of the sandbox itself", async () => process.kill(await sandbox(), "SIGKILL"), 1]
+  ] as const) {
+    it(`leaves nothing behind after ${how}`, { timeout: 60_000 }, async () => {
+      const started = start("--serve", "--json", "--sites", "1", "--gateways", "1")
+      await started.line()
+      await end(started)
+      assert.strictEqual((await started.ended).code, code)
+      assert.deepStrictEqual(await left(), [])
+    })
+  }
 })
