@@ -24,6 +24,23 @@ const older = (() => {
   return drop(gatewaySyncs) as typeof gatewaySyncs
 })()
 
+/** The definition as a later Stoker may have it. */
+const newer = (() => {
+  const [version] = gatewaySyncs.spec.versions
+  const schema = version!.schema.openAPIV3Schema
+  const { spec, status } = schema.properties
+  const field = { type: "object", "x-kubernetes-preserve-unknown-fields": true }
+  const withField = <S extends object>(schema: S) => ({
+    ...schema,
+    properties: { ...(schema as { readonly properties?: object }).properties, newer: field }
+  })
+  const properties = { ...schema.properties, spec: withField(spec), status: withField(status) }
+  return {
+    ...gatewaySyncs,
+    spec: { ...gatewaySyncs.spec, versions: [{ ...version, schema: { openAPIV3Schema: { ...schema, properties } } }] }
+  }
+})()
+
 const Installed = Schema.Struct({
   spec: Schema.Struct({ versions: Schema.Array(Schema.Struct({ name: Schema.String, schema: Schema.Any })) })
 })
@@ -84,6 +101,41 @@ layer(Cluster.layerWith(Cluster.definition(older)), { excludeTestServices: true,
         yield* plant.annotate("site", { [Names.request.ref]: "main" })
         const renewed = yield* Cluster.until(plant.get("site"), ({ status }) => status.lastHandledRequest !== undefined)
         assert.isFalse(Equal.equals(renewed.status, alone.status))
+      })
+    )
+  }
+)
+
+layer(Cluster.layerWith(Cluster.definition(newer)), { excludeTestServices: true, timeout: "2 minutes" })(
+  "A GatewaySync with fields that this Stoker does not know",
+  (it) => {
+    it.effect("keeps them through all that is written: finalizer, request, status", () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("newer")
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        const second = yield* plant.repository.commit({ files: { a: "2" }, branch: "other" })
+        const content = { anything: ["at", "all"], deep: { x: 1 } }
+        yield* plant.create("site", { newer: content })
+        yield* plant.client.mergePatch(
+          Names.gatewaySyncs,
+          plant.ref("site"),
+          { status: { newer: content } },
+          { fieldManager: "newer", subresource: "status" }
+        )
+        yield* Cluster.until(plant.get("site"), ({ status }) => status.lastSyncCommit === first)
+        yield* plant.annotate("site", { [Names.request.ref]: "other" })
+        yield* Cluster.until(plant.get("site"), ({ status }) => status.lastSyncCommit === second)
+        yield* plant.patch("site", { spec: { git: { ref: "other" } } })
+        yield* Cluster.until(plant.get("site"), ({ metadata }) => metadata.annotations[Names.request.ref] === undefined)
+        const raw = yield* plant.client.get(Names.gatewaySyncs, plant.ref("site"))
+        const { metadata, spec, status } = raw as {
+          readonly spec: { readonly newer: object }
+          readonly status: { readonly newer: object }
+          readonly metadata: { readonly finalizers: ReadonlyArray<string> }
+        }
+        assert.deepStrictEqual(spec.newer, content)
+        assert.deepStrictEqual(status.newer, content)
+        assert.deepStrictEqual(metadata.finalizers, [Names.finalizer])
       })
     )
   }

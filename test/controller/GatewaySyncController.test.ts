@@ -280,6 +280,87 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       })
   )
 
+  it.effect("writes nothing while it polls and nothing is new", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("still")
+      const server = yield* GitServer
+      const writes = yield* Cluster.Writes
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", { polling: { enabled: true, interval: "1s" } })
+      yield* plant.create("other", { polling: { enabled: true, interval: "1s" } })
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      yield* Cluster.until(plant.get("other"), hasCommit(first))
+      const asked = Effect.map(server.exchanges, (all) => all.filter(({ repository }) => repository === "still").length)
+      const written = Effect.map(writes.all, (all) => all.filter((line) => line.includes(" still/")).length)
+      const [before, polls] = [yield* written, yield* asked]
+      yield* Cluster.until(asked, (count) => count >= polls + 8)
+      assert.strictEqual(yield* written, before)
+    })
+  )
+
+  it.effect("puts back what somebody edits in what it owns", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("edited")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      const metadata = yield* plant.data("stoker-metadata-site")
+      yield* plant.client.mergePatch(
+        Resource.configMaps,
+        plant.ref("stoker-metadata-site"),
+        { data: { commit: "f".repeat(40), gitURL: null } },
+        { fieldManager: "kubectl-edit" }
+      )
+      yield* Cluster.until(plant.data("stoker-metadata-site"), (data) => data["commit"] === first)
+      assert.strictEqual((yield* plant.data("stoker-metadata-site"))["gitURL"], metadata["gitURL"])
+      yield* plant.client.delete(Resource.configMaps, plant.ref("stoker-metadata-site"))
+      yield* plant.client.delete(Resource.configMaps, plant.ref("stoker-status-site"))
+      yield* Cluster.until(plant.data("stoker-metadata-site"), (data) => data["commit"] === first)
+      yield* Cluster.until(plant.data("stoker-status-site"), () => true)
+    })
+  )
+
+  it.effect("gives a pod that moves to another GatewaySync to that one, and takes it from the former", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("moving")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("one", {})
+      yield* plant.create("two", {})
+      yield* plant.client.create(
+        Resource.pods,
+        "moving",
+        {
+          metadata: { name: "gateway-0", annotations: { [Names.pod.crName]: "one", [Names.pod.inject]: "true" } },
+          spec: { containers: [{ name: "gateway", image: "gateway" }], serviceAccountName: "gateways" }
+        },
+        { fieldManager: "test" }
+      )
+      yield* plant.client.mergePatch(
+        Resource.pods,
+        plant.ref("gateway-0"),
+        { status: { phase: "Running" } },
+        { fieldManager: "test", subresource: "status" }
+      )
+      const gateways = (cr: GatewaySync) => cr.status.discoveredGateways?.length
+      yield* Cluster.until(plant.get("one"), (cr) => hasCommit(first)(cr) && gateways(cr) === 1)
+      assert.strictEqual(gateways(yield* Cluster.until(plant.get("two"), hasCommit(first))), 0)
+      yield* plant.client.mergePatch(
+        Resource.pods,
+        plant.ref("gateway-0"),
+        { metadata: { annotations: { [Names.pod.crName]: "two" } } },
+        { fieldManager: "test" }
+      )
+      yield* Cluster.until(plant.get("two"), (cr) => gateways(cr) === 1)
+      yield* Cluster.until(plant.get("one"), (cr) => gateways(cr) === 0)
+      const subjects = (name: string) =>
+        Effect.map(plant.client.get(Resource.roleBindings, plant.ref(`stoker-agent-${name}`)), (binding) =>
+          JSON.stringify((binding as { readonly subjects?: unknown }).subjects)
+        )
+      yield* Cluster.until(subjects("two"), (text) => text.includes("gateways"))
+      yield* Cluster.until(subjects("one"), (text) => !text.includes("gateways"))
+    })
+  )
+
   it.effect("tells which gateways have it, and forgets the reports of pods that are gone", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("gateways")

@@ -185,6 +185,6 @@ describe("WorkQueue", () => {
           assert.isTrue(isDue || (before !== -1 && ends[before] === run.began))
         })
       }).pipe(Effect.scoped),
-    { arbitrary: { runs: 1000 } }
+    { arbitrary: { runs: 10_000 } }
   )
 })
