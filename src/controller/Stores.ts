@@ -45,7 +45,7 @@ export class Stores extends Context.Service<
 const make = Effect.gen(function* () {
   const memory = yield* Memory
   const { supervise } = yield* Supervisor
-  const queue = yield* WorkQueue.make<string>()
+  const queue = yield* WorkQueue.make<string>("gatewaysync")
   const gatewaySyncs = yield* Store.make<GatewaySync>(Names.gatewaySyncs, {
     [byRepository]: (cr) => [cr.spec.git.repo],
     [byNamespace]: (cr) => [cr.metadata.namespace],

@@ -4,8 +4,8 @@
  * A reconcile answers when to look again, or fails. Failures are tried again after delays of the caller's choice, which a
  * success forgets; a defect is logged and treated as a failure, so that one bad object never stops the others.
  */
-import { Cause, Duration, Effect, Exit } from "effect"
-import type { Job, WorkQueue } from "./WorkQueue.ts"
+import { Cause, Duration, Effect, Exit, Metric } from "effect"
+import { type Job, metrics, type WorkQueue } from "./WorkQueue.ts"
 
 export interface Options<K, E, R> {
   readonly queue: WorkQueue<K>
@@ -21,6 +21,7 @@ export interface Options<K, E, R> {
 /** Runs until interrupted. */
 export const run = <K, E, R>(options: Options<K, E, R>): Effect.Effect<never, never, R> => {
   const failures = new Map<K, number>()
+  const retries = Metric.withAttributes(metrics.retries, { name: options.queue.name })
   return options.queue.run(
     (job) =>
       Effect.exit(options.reconcile(job)).pipe(
@@ -40,7 +41,10 @@ export const run = <K, E, R>(options: Options<K, E, R>): Effect.Effect<never, ne
               : `the reconcile failed and is tried again in ${Duration.format(delay)}`,
             exit.cause
           )
-          return Effect.as(Effect.annotateLogs(log, { key: String(job.key), attempt }), delay)
+          return Effect.annotateLogs(log, { key: String(job.key), attempt }).pipe(
+            Effect.andThen(delay === undefined ? Effect.void : Metric.update(retries, 1)),
+            Effect.as(delay)
+          )
         })
       ),
     options

@@ -5,7 +5,7 @@
  * while it runs is run once more right after: never dropped, never parallel. The delay that a run asks for competes with
  * new adds; the earliest wins.
  */
-import { Clock, Duration, Effect, FiberSet, Latch, Semaphore } from "effect"
+import { Clock, Duration, Effect, FiberSet, Latch, Metric, Semaphore } from "effect"
 
 /** Delays are clamped to this: a later look is none, and timers overflow beyond. */
 export const longestDelay = Duration.days(1)
@@ -35,15 +35,44 @@ export interface WorkQueue<K> {
   ) => Effect.Effect<never, never, R>
   /** Keys that wait (due or not), and keys that run. */
   readonly size: Effect.Effect<{ readonly waiting: number; readonly running: number }>
+  /** In its metrics. */
+  readonly name: string
 }
 
 interface Waiting {
   readonly due: number
   readonly reason: string
   readonly order: number
+  /** To be run at once: a key that waits for its time is no work that piles up. */
+  readonly urgent: boolean
 }
 
-export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueue<K>> {
+const seconds = (name: string, description: string) =>
+  Metric.histogram(name, {
+    description,
+    boundaries: Metric.exponentialBoundaries({ start: 0.001, factor: 4, count: 9 })
+  })
+
+/** The names that controllers share, so that the usual dashboards show them. All have the queue's `name`. */
+export const metrics = {
+  depth: Metric.gauge("workqueue_depth", { description: "Keys that wait to be worked on at once." }),
+  adds: Metric.counter("workqueue_adds_total", { description: "Adds, merged ones included.", incremental: true }),
+  retries: Metric.counter("workqueue_retries_total", {
+    description: "Keys put back after a failure.",
+    incremental: true
+  }),
+  waited: seconds("workqueue_queue_duration_seconds", "How long keys were due before they were worked on."),
+  worked: seconds("workqueue_work_duration_seconds", "How long the work on a key took.")
+} as const
+
+/** @param name of the queue in its metrics */
+export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.Return<WorkQueue<K>> {
+  const attributes = { name }
+  const depth = Metric.withAttributes(metrics.depth, attributes)
+  const adds = Metric.withAttributes(metrics.adds, attributes)
+  const waited = Metric.withAttributes(metrics.waited, attributes)
+  const worked = Metric.withAttributes(metrics.worked, attributes)
+  let urgent = 0
   const wake = yield* Latch.make(false)
   /** A key waits, runs, or (added while it runs) both. */
   const waiting = new Map<K, Waiting>()
@@ -51,10 +80,11 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
   const heap = new Heap<K>()
   let order = 0
 
-  const schedule = (key: K, due: number, reason: string) => {
+  const schedule = (key: K, due: number, reason: string, isUrgent: boolean) => {
     const known = waiting.get(key)
     if (known !== undefined && known.due <= due) return
-    const entry = { due, reason, order: order++ }
+    const entry = { due, reason, order: order++, urgent: isUrgent }
+    urgent += Number(isUrgent) - Number(known?.urgent ?? false)
     waiting.set(key, entry)
     // A running key enters the heap when it is done.
     if (!running.has(key)) heap.push(key, entry)
@@ -62,8 +92,9 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
 
   const add = (key: K, options: AddOptions = {}) =>
     Effect.flatMap(Clock.currentTimeMillis, (now) => {
-      schedule(key, now + delayMillis(options.after), options.reason ?? "changed")
-      return wake.open
+      const delay = delayMillis(options.after)
+      schedule(key, now + delay, options.reason ?? "changed", delay === 0)
+      return Effect.andThen(Metric.update(adds, 1), Effect.andThen(Metric.update(depth, urgent), wake.open))
     })
 
   /** The next due job, or how long until there may be one. */
@@ -79,6 +110,7 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
       if (top.entry.due > now) return top.entry.due - now
       heap.pop()
       waiting.delete(top.key)
+      urgent -= Number(top.entry.urgent)
       running.add(top.key)
       return { key: top.key, reason: top.entry.reason, waited: Duration.millis(now - top.entry.due) }
     }
@@ -100,7 +132,7 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
       running.delete(key)
       const dirty = waiting.get(key)
       if (dirty !== undefined) heap.push(key, dirty)
-      if (after !== undefined) schedule(key, now + delayMillis(after), "due")
+      if (after !== undefined) schedule(key, now + delayMillis(after), "due", false)
       return wake.open
     })
 
@@ -116,7 +148,10 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
         Effect.gen(function* () {
           yield* restore(permits.take(1))
           const job = yield* next(restore)
-          yield* restore(worker(job)).pipe(
+          yield* Metric.update(depth, urgent)
+          yield* Metric.update(waited, Duration.toSeconds(job.waited))
+          yield* Effect.timed(restore(worker(job))).pipe(
+            Effect.flatMap(([took, after]) => Effect.as(Metric.update(worked, Duration.toSeconds(took)), after)),
             // A defect must not take the key out of the queue for ever.
             Effect.onExit((exit) => done(job.key, exit._tag === "Success" ? exit.value : Duration.seconds(30))),
             Effect.ensuring(permits.release(1)),
@@ -128,7 +163,7 @@ export const make = Effect.fnUntraced(function* <K>(): Effect.fn.Return<WorkQueu
       return yield* Effect.forever(start)
     }).pipe(Effect.scoped)
 
-  return { add, run, size: Effect.sync(() => ({ waiting: waiting.size, running: running.size })) }
+  return { name, add, run, size: Effect.sync(() => ({ waiting: waiting.size, running: running.size })) }
 })
 
 const delayMillis = (after: Duration.Duration | undefined): number =>

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Deferred, Duration, Effect, Fiber, Schema } from "effect"
+import { Clock, Deferred, Duration, Effect, Fiber, Metric, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import * as WorkQueue from "../../src/kubernetes/WorkQueue.ts"
 
@@ -137,6 +137,28 @@ describe("WorkQueue", () => {
       )
       yield* TestClock.adjust("1 minute")
       assert.deepStrictEqual(seen, ["b", "a"])
+    })
+  )
+
+  it.effect("counts adds, what waits to be run at once, and how long it waited and took", () =>
+    Effect.gen(function* () {
+      const queue = yield* WorkQueue.make<string>("counted")
+      const value = <I, S>(metric: Metric.Metric<I, S>) =>
+        Metric.value(Metric.withAttributes(metric, { name: "counted" }))
+      yield* queue.add("later", { after: Duration.minutes(1) })
+      yield* queue.add("a")
+      yield* queue.add("a")
+      yield* queue.add("b")
+      assert.strictEqual((yield* value(WorkQueue.metrics.depth)).value, 2)
+      assert.strictEqual((yield* value(WorkQueue.metrics.adds)).count, 4)
+      yield* TestClock.adjust("2 seconds")
+      yield* Effect.forkChild(
+        queue.run(() => Effect.as(Effect.sleep(500), undefined), { concurrency: 2, drain: Duration.zero })
+      )
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* value(WorkQueue.metrics.depth)).value, 0)
+      const [waited, worked] = [yield* value(WorkQueue.metrics.waited), yield* value(WorkQueue.metrics.worked)]
+      assert.deepStrictEqual([waited.count, waited.sum, worked.count, worked.sum], [2, 4, 2, 1])
     })
   )
 
