@@ -1,11 +1,18 @@
 /** The agent as a whole, from the metadata to the gateway's scan. */
-import { assert, layer } from "@effect/vitest"
-import { Clock, Context, Effect, Layer, type Scope, SubscriptionRef } from "effect"
+import { assert, it, layer } from "@effect/vitest"
+import { Clock, Context, Duration, Effect, Layer, type Scope, SubscriptionRef } from "effect"
+import { backoff } from "../../src/agent/Agent.ts"
 import * as GatewayStatus from "../../src/api/GatewayStatus.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
 import * as Seed from "../../src/sandbox/gateway/Seed.ts"
 import { Health } from "../../src/telemetry/Health.ts"
 import { config, effective, kinds, makePlant, services, silent, synced, view, viewFile } from "./Plant.ts"
+
+it("tries again after a second, doubling to a minute, however often it failed", () => {
+  const pauses = [0, 1, 2, 5, 6, 30, 1000].map((failures) => Duration.toMillis(backoff(failures, 0)))
+  assert.deepStrictEqual(pauses, [1000, 2000, 4000, 32_000, 60_000, 60_000, 60_000])
+  assert.strictEqual(Duration.toMillis(backoff(0, 1)), 1250)
+})
 
 layer(services, { excludeTestServices: true })("Agent", (it) => {
   const test = (name: string, body: Effect.Effect<void, unknown, Layer.Success<typeof services> | Scope.Scope>) =>

@@ -59,6 +59,23 @@ const makeDisk = Effect.gen(function* () {
   }
 })
 
+/** A clock that can be set, in milliseconds beside the real one; sleeping is real. */
+const makeClock = Effect.gen(function* () {
+  const real = yield* Clock.Clock
+  const offset = yield* Ref.make({ wall: 0, monotonic: 0 })
+  const nanos = (millis: number) => BigInt(millis) * 1_000_000n
+  const clock: Clock.Clock = {
+    sleep: (duration) => real.sleep(duration),
+    currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe() + Ref.getUnsafe(offset).wall,
+    currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe() + nanos(Ref.getUnsafe(offset).wall),
+    monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe() + nanos(Ref.getUnsafe(offset).monotonic),
+    currentTimeMillis: Effect.sync(() => clock.currentTimeMillisUnsafe()),
+    currentTimeNanos: Effect.sync(() => clock.currentTimeNanosUnsafe()),
+    monotonicTimeNanos: Effect.sync(() => clock.monotonicTimeNanosUnsafe())
+  }
+  return { clock, set: (next: { readonly wall: number; readonly monotonic: number }) => Ref.set(offset, next) }
+})
+
 layer(services, { excludeTestServices: true })("A fault", (it) => {
   const test = (name: string, body: Effect.Effect<void, unknown, Layer.Success<typeof services> | Scope.Scope>) =>
     it.effect(name, () => Effect.provide(body, silent))
@@ -215,17 +232,7 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       test(
         `the clock jumps an hour ${direction}: it stays alive and syncs`,
         Effect.gen(function* () {
-          const offset = yield* Ref.make(0)
-          const real = yield* Clock.Clock
-          const shifted: Clock.Clock = {
-            sleep: (duration) => real.sleep(duration),
-            currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe() + Ref.getUnsafe(offset),
-            currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe() + BigInt(Ref.getUnsafe(offset)) * 1_000_000n,
-            monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe(),
-            currentTimeMillis: Effect.sync(() => shifted.currentTimeMillisUnsafe()),
-            currentTimeNanos: Effect.sync(() => shifted.currentTimeNanosUnsafe()),
-            monotonicTimeNanos: real.monotonicTimeNanos
-          }
+          const { clock, set } = yield* makeClock
           yield* Effect.gen(function* () {
             const { agent, api, gateway, repository, want } = yield* makePlant()
             yield* gateway.awaitPhase("running")
@@ -233,16 +240,41 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
             yield* want(first)
             const { failing } = Context.get(yield* Layer.build(agent), Health)
             yield* api.awaitReport(synced(first))
-            yield* Ref.set(offset, jump)
+            yield* set({ wall: jump, monotonic: 0 })
             assert.deepStrictEqual(yield* failing("live"), [])
             const second = yield* repository.commit({ files: view("two") })
             yield* want(second)
             const report = yield* api.awaitReport(synced(second))
             assert.match(report.lastSyncDuration ?? "", /^\d{1,5}ms$/)
-          }).pipe(Effect.provideService(Clock.Clock, shifted))
+          }).pipe(Effect.provideService(Clock.Clock, clock))
         })
       )
     }
+
+    test(
+      "it hangs: liveness fails, so that it is started again",
+      Effect.gen(function* () {
+        const { clock, set } = yield* makeClock
+        const { beforeRename, disk } = yield* makeDisk
+        yield* Effect.gen(function* () {
+          const { agent, api, gateway, repository, want } = yield* makePlant({ disk })
+          yield* gateway.awaitPhase("running")
+          const first = yield* repository.commit({ files: view("one") })
+          yield* want(first)
+          const { failing } = Context.get(yield* Layer.build(agent), Health)
+          yield* api.awaitReport(synced(first))
+          const entered = yield* Deferred.make<void>()
+          const leave = yield* Deferred.make<void>()
+          yield* Effect.addFinalizer(() => Deferred.succeed(leave, undefined))
+          yield* Ref.set(beforeRename, Effect.andThen(Deferred.succeed(entered, undefined), Deferred.await(leave)))
+          yield* want(yield* repository.commit({ files: view("two") }))
+          yield* Deferred.await(entered)
+          assert.deepStrictEqual(yield* failing("live"), [])
+          yield* set({ wall: 0, monotonic: 13 * 60_000 })
+          assert.match((yield* failing("live")).join(), /sync: nothing heard/)
+        }).pipe(Effect.provideService(Clock.Clock, clock))
+      })
+    )
   })
 
   describe("of the gateway", () => {
