@@ -72,13 +72,13 @@ export class SharedRefs extends Context.Service<
 
       const ask = Effect.fnUntraced(function* (question: Question): Effect.fn.Return<Answer> {
         follow(question, yield* Clock.currentTimeMillis)
-        let since = BigInt(Math.floor(question.after) + 1) * 1_000_000n
+        let since = Math.floor(question.after) + 1
         while (true) {
           const { beganAt, refs } = yield* shared.ask(question, since)
           const resolved = refs.get(question.ref)
           if (resolved !== undefined) return { beganAt, resolved }
           // It began before anybody asked for this ref.
-          since = yield* Clock.currentTimeNanos
+          since = yield* Clock.currentTimeMillis
         }
       })
       return { ask }

@@ -11,10 +11,10 @@ import * as Effect from "effect/Effect"
  */
 export interface SharedLookup<in Request, out A, out E> {
   /**
-   * `since`: nanoseconds of the `Clock`; the answer is from a lookup that began later. Default: now. Somebody who was
+   * `since`: milliseconds since the epoch; the answer is from a lookup that began later. Default: now. Somebody who was
    * told of a change at an earlier time (a watch event, a due poll) says that time, and shares more.
    */
-  readonly ask: (request: Request, since?: bigint) => Effect.Effect<A, E>
+  readonly ask: (request: Request, since?: number) => Effect.Effect<A, E>
 }
 
 interface Lookup<Request, A, E> {
@@ -22,7 +22,7 @@ interface Lookup<Request, A, E> {
   readonly answer: Deferred.Deferred<A, E>
   /** The asker's trace and services, for the lookup to run under. */
   readonly run: Effect.Effect<A, E>
-  began: bigint | undefined
+  began: number | undefined
 }
 
 interface Line<Request, A, E> {
@@ -42,12 +42,12 @@ export const make = Effect.fnUntraced(function* <Request, A, E, R>(options: {
   /** How long an answer is remembered for those who ask about an earlier time. Default: a minute. */
   readonly remember?: Duration.Input | undefined
 }) {
-  const remembered = Duration.toNanosUnsafe(options.remember ?? "1 minute")
+  const remembered = Duration.toMillis(options.remember ?? "1 minute")
   const scope = yield* Effect.scope
   const services = yield* Effect.context<R>()
   const lines = new Map<string, Line<Request, A, E>>()
 
-  const forget = (now: bigint) => {
+  const forget = (now: number) => {
     for (const [key, line] of lines) {
       const began = line.latest?.began ?? now
       if (!line.running && now - began > remembered) lines.delete(key)
@@ -59,13 +59,13 @@ export const make = Effect.fnUntraced(function* <Request, A, E, R>(options: {
     function* (line: Line<Request, A, E>) {
       while (line.waiting !== undefined) {
         const lookup = line.waiting
-        lookup.began = yield* Clock.currentTimeNanos
+        lookup.began = yield* Clock.currentTimeMillis
         line.waiting = undefined
         line.latest = lookup
         yield* Deferred.done(lookup.answer, yield* Effect.exit(lookup.run))
       }
       line.running = false
-      forget(yield* Clock.currentTimeNanos)
+      forget(yield* Clock.currentTimeMillis)
     },
     (effect, line) =>
       Effect.onInterrupt(effect, () =>
@@ -76,7 +76,7 @@ export const make = Effect.fnUntraced(function* <Request, A, E, R>(options: {
   )
 
   /** Joins or opens the line: all of it or, when interrupted, nothing. */
-  const join = Effect.fnUntraced(function* (request: Request, since: bigint) {
+  const join = Effect.fnUntraced(function* (request: Request, since: number) {
     const context = yield* Effect.context<never>()
     const key = options.key(request)
     const line = lines.get(key) ?? { waiting: undefined, latest: undefined, running: false }
@@ -96,8 +96,8 @@ export const make = Effect.fnUntraced(function* <Request, A, E, R>(options: {
     return answer
   }, Effect.uninterruptible)
 
-  const ask = Effect.fnUntraced(function* (request: Request, since?: bigint) {
-    const answer = yield* join(request, since ?? (yield* Clock.currentTimeNanos))
+  const ask = Effect.fnUntraced(function* (request: Request, since?: number) {
+    const answer = yield* join(request, since ?? (yield* Clock.currentTimeMillis))
     return yield* Deferred.await(answer)
   })
 

@@ -5,13 +5,13 @@ import * as SharedLookup from "../../src/git/SharedLookup.ts"
 
 /** A lookup of a known length that notes when it began, and how many run at once. */
 const observed = Effect.fnUntraced(function* (millis: (run: number) => number) {
-  const runs: Array<{ readonly key: string; readonly began: bigint }> = []
+  const runs: Array<{ readonly key: string; readonly began: number }> = []
   const running = new Map<string, number>()
   let most = 0
   const shared = yield* SharedLookup.make({
     key: (request: { readonly key: string }) => request.key,
     lookup: Effect.fnUntraced(function* ({ key }) {
-      const run = { key, began: yield* Clock.currentTimeNanos }
+      const run = { key, began: yield* Clock.currentTimeMillis }
       const count = (running.get(key) ?? 0) + 1
       running.set(key, count)
       most = Math.max(most, count)
@@ -46,7 +46,7 @@ describe("SharedLookup", () => {
   it.effect("shares what began after `since`, also when it is done, and nothing older", () =>
     Effect.gen(function* () {
       const { runs, shared } = yield* observed(() => 10)
-      const due = yield* Clock.currentTimeNanos
+      const due = yield* Clock.currentTimeMillis
       yield* TestClock.adjust(1)
       const fiber = yield* Effect.forkChild(shared.ask({ key: "a" }, due))
       yield* TestClock.adjust(20)
@@ -102,7 +102,7 @@ describe("SharedLookup", () => {
       const askers: Array<Fiber.Fiber<void, unknown>> = []
       for (const { after, key } of steps) {
         yield* TestClock.adjust(after)
-        const asked = yield* Clock.currentTimeNanos
+        const asked = yield* Clock.currentTimeMillis
         const begun = runs.length
         askers.push(
           yield* Effect.forkChild(
