@@ -2,8 +2,8 @@
  * Reads bodies into a bounded memory. When all that are being read at once hold too much, the one that was begun first
  * is given up: an honest sender is done in a moment, one that holds its body back is the oldest soon.
  */
-import { ByteSize, Deferred, Effect, Schema, Stream } from "effect"
-import type { HttpServerError, HttpServerRequest } from "effect/http"
+import { ByteSize, Effect, Schema } from "effect"
+import type { Readable } from "node:stream"
 
 /** The body is longer than one may be. */
 export class TooLong extends Schema.TaggedError<TooLong>()("TooLong", { most: Schema.String }) {
@@ -19,15 +19,23 @@ export class GivenUp extends Schema.TaggedError<GivenUp>()("GivenUp", {}) {
   }
 }
 
+/** The sender has stopped in the middle. */
+export class BrokenOff extends Schema.TaggedError<BrokenOff>()("BrokenOff", {}) {
+  override get message(): string {
+    return "the body broke off"
+  }
+}
+
+export type BodyError = TooLong | GivenUp | BrokenOff
+
 export interface BodyReader {
-  readonly read: (
-    request: HttpServerRequest.HttpServerRequest
-  ) => Effect.Effect<Uint8Array, TooLong | GivenUp | HttpServerError.HttpServerError>
+  /** @param announced bytes as the sender says; 0 when it does not */
+  readonly read: (source: Readable, announced: number) => Effect.Effect<Uint8Array, BodyError>
 }
 
 interface Reading {
   bytes: number
-  readonly givenUp: Deferred.Deferred<never, GivenUp>
+  readonly giveUp: () => void
 }
 
 export interface Options {
@@ -40,52 +48,51 @@ export interface Options {
 export const make = ({ inAll, most }: Options): Effect.Effect<BodyReader> =>
   Effect.sync(() => {
     const [mostBytes, bytesInAll] = [Number(most), Number(inAll)]
+    const tooLong = new TooLong({ most: ByteSize.format(most) })
     // In the order of their beginnings.
     const readings = new Set<Reading>()
     let held = 0
 
-    const hold = (reading: Reading, bytes: number) =>
-      Effect.suspend(() => {
-        if (!readings.has(reading)) return Effect.void
-        reading.bytes += bytes
-        held += bytes
-        const excess: Array<Reading> = []
-        for (const oldest of readings) {
-          if (held <= bytesInAll) break
-          drop(oldest)
-          excess.push(oldest)
-        }
-        return Effect.forEach(excess, ({ givenUp }) => Deferred.fail(givenUp, new GivenUp()), { discard: true })
-      })
-
+    const hold = (reading: Reading, bytes: number) => {
+      reading.bytes += bytes
+      held += bytes
+      for (const oldest of readings) {
+        if (held <= bytesInAll) return
+        oldest.giveUp()
+      }
+    }
     const drop = (reading: Reading) => {
       if (readings.delete(reading)) held -= reading.bytes
     }
 
-    const collect = (request: HttpServerRequest.HttpServerRequest, reading: Reading) =>
-      Effect.suspend(() => {
-        const chunks: Array<Uint8Array> = []
-        return request.stream.pipe(
-          Stream.runForEach((chunk) => {
-            chunks.push(chunk)
-            return reading.bytes + chunk.length > mostBytes
-              ? Effect.fail(new TooLong({ most: ByteSize.format(most) }))
-              : hold(reading, chunk.length)
-          }),
-          Effect.map(() => new Uint8Array(Buffer.concat(chunks)))
-        )
+    // By the source's own events: a stream costs as much again as all else that a refused request costs.
+    const read = (source: Readable) =>
+      Effect.callback<Uint8Array, BodyError>((resume) => {
+        const chunks: Array<Buffer> = []
+        const stop = () => {
+          source.off("data", onData).off("end", onEnd).off("close", onClose).off("error", onClose)
+          drop(reading)
+        }
+        const fail = (error: BodyError) => {
+          stop()
+          source.pause()
+          resume(Effect.fail(error))
+        }
+        const onData = (chunk: Buffer) => {
+          if (reading.bytes + chunk.length > mostBytes) return fail(tooLong)
+          chunks.push(chunk)
+          hold(reading, chunk.length)
+        }
+        const onEnd = () => {
+          stop()
+          resume(Effect.succeed(new Uint8Array(Buffer.concat(chunks))))
+        }
+        const onClose = () => fail(new BrokenOff())
+        const reading: Reading = { bytes: 0, giveUp: () => fail(new GivenUp()) }
+        readings.add(reading)
+        source.on("data", onData).on("end", onEnd).on("close", onClose).on("error", onClose)
+        return Effect.sync(stop)
       })
 
-    return {
-      read: Effect.fnUntraced(function* (request) {
-        const announced = Number(request.headers["content-length"] ?? 0)
-        if (announced > mostBytes) return yield* new TooLong({ most: ByteSize.format(most) })
-        const reading: Reading = { bytes: 0, givenUp: yield* Deferred.make<never, GivenUp>() }
-        return yield* Effect.acquireUseRelease(
-          Effect.sync(() => readings.add(reading)),
-          () => Effect.raceFirst(collect(request, reading), Deferred.await(reading.givenUp)),
-          () => Effect.sync(() => drop(reading))
-        )
-      })
-    }
+    return { read: (source, announced) => (announced > mostBytes ? Effect.fail(tooLong) : read(source)) }
   })

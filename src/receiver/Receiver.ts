@@ -11,7 +11,8 @@
  * all senders share one address. Authorised deliveries are counted by credential and path.
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { ByteSize, Cause, Duration, Effect, Layer, Metric, Option } from "effect"
+import * as NodeHttpServerRequest from "@effect/platform-node/NodeHttpServerRequest"
+import { ByteSize, Cause, Duration, Effect, identity, Layer, Metric, Option } from "effect"
 import { HttpMiddleware, HttpRouter, HttpServer, type HttpServerRequest } from "effect/http"
 import type { IpNetwork } from "effect/net"
 import { createServer } from "node:http"
@@ -134,7 +135,16 @@ export const layer = ({ limits: changed, store }: Options) =>
         )
 
       const signedOf = (request: HttpServerRequest.HttpServerRequest) =>
-        Effect.map(bodies.read(request), (body): Signed => ({ headers: request.headers, body }))
+        Effect.suspend(() => {
+          const { headers } = request
+          const announced = Number(headers["content-length"] ?? 0)
+          // It waits to be asked for its body, and only then can it be told that it is too long.
+          if (headers["expect"] !== undefined && announced <= Number(mostBytes)) {
+            NodeHttpServerRequest.toServerResponse(request).writeContinue()
+          }
+          const body = bodies.read(NodeHttpServerRequest.toIncomingMessage(request), announced)
+          return Effect.map(body, (body): Signed => ({ headers, body }))
+        })
 
       /** For one GatewaySync. */
       const toOne = Effect.fnUntraced(function* (
@@ -211,7 +221,7 @@ export const layer = ({ limits: changed, store }: Options) =>
           Effect.catchTags({
             TooLong: ({ message }) => Effect.succeed(Answer.refused(413, message)),
             GivenUp: ({ message }) => Effect.succeed(Answer.tryAgain(message, message)),
-            HttpServerError: () => Effect.succeed(Answer.refused(400, "the body broke off"))
+            BrokenOff: ({ message }) => Effect.succeed(Answer.refused(400, message))
           }),
           Effect.catch((error) => Effect.succeed(Answer.failed(error))),
           Effect.onInterrupt(() => Effect.logInfo("webhook sender hung up before it was answered")),
@@ -233,6 +243,7 @@ export const layer = ({ limits: changed, store }: Options) =>
               Effect.annotateLogs(where),
               Effect.withSpan("accept", {
                 kind: "server",
+                captureStackTrace: false,
                 attributes: where,
                 ...Option.match(Traceparent.parse(request.headers["traceparent"]), {
                   onNone: () => ({}),
@@ -288,6 +299,8 @@ const elsewhere = Answer.respond(
  */
 export const serve = (options: Options & { readonly port: number; readonly host?: string }) => {
   const limits = { ...defaultLimits, ...options.limits }
+  const { trustedProxies = [] } = options
+  const believing = trustedProxies.length === 0 ? identity : HttpMiddleware.xForwardedHeaders({ trustedProxies })
   // All of a request is at least its headers.
   const headerTimeout = Duration.toMillis(Duration.min(limits.headerTimeout, limits.requestTimeout))
   return Layer.unwrap(
@@ -298,7 +311,7 @@ export const serve = (options: Options & { readonly port: number; readonly host?
           Effect.catchCause((cause: Cause.Cause<never>) =>
             Effect.map(recover(Effect.failCause(cause)), Answer.respond)
           ),
-          HttpMiddleware.xForwardedHeaders({ trustedProxies: options.trustedProxies ?? [] })
+          believing
         )
       )
     )

@@ -1,28 +1,23 @@
 import { assert, describe, it } from "@effect/vitest"
 import { ByteSize, Effect, Fiber } from "effect"
-import { HttpServerRequest } from "effect/http"
+import { PassThrough } from "node:stream"
 import * as BodyReader from "../../src/receiver/BodyReader.ts"
 
-/** A request whose body comes as the test wants it. */
-const request = (headers: Readonly<Record<string, string>> = {}) => {
-  let controller: ReadableStreamDefaultController<Uint8Array> | undefined
-  const body = new ReadableStream<Uint8Array>({
-    start: (given) => {
-      controller = given
-    }
-  })
-  const web = new Request("http://receiver.test/webhook", {
-    method: "POST",
-    body,
-    headers,
-    duplex: "half"
-  } as RequestInit)
+/** A body that comes as the test wants it. */
+const sender = () => {
+  const source = new PassThrough()
   return {
-    request: HttpServerRequest.fromWeb(web),
-    send: (bytes: number) => Effect.sync(() => controller?.enqueue(new Uint8Array(bytes))),
-    end: Effect.sync(() => controller?.close())
+    source,
+    send: (bytes: number) => Effect.sync(() => source.write(new Uint8Array(bytes))),
+    end: Effect.sync(() => source.end()),
+    breakOff: Effect.sync(() => source.destroy())
   }
 }
+
+/** Until what was written has been read. */
+const settled = Effect.callback<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})
 
 const reader = BodyReader.make({ most: ByteSize.bytes(100), inAll: ByteSize.bytes(250) })
 
@@ -30,40 +25,39 @@ describe("BodyReader", () => {
   it.live("reads what comes in pieces, up to the last byte", () =>
     Effect.gen(function* () {
       const { read } = yield* reader
-      const one = request()
+      const one = sender()
       yield* one.send(60)
       yield* one.send(40)
       yield* one.end
-      assert.strictEqual((yield* read(one.request)).length, 100)
+      assert.strictEqual((yield* read(one.source, 0)).length, 100)
     })
   )
 
   it.live("refuses one byte more, also when its length was not announced", () =>
     Effect.gen(function* () {
       const { read } = yield* reader
-      const one = request()
+      const one = sender()
       yield* one.send(100)
       yield* one.send(1)
-      assert.strictEqual((yield* Effect.flip(read(one.request)))._tag, "TooLong")
+      assert.strictEqual((yield* Effect.flip(read(one.source, 0)))._tag, "TooLong")
       // It never comes to reading it.
-      const announced = request({ "content-length": "101" })
-      assert.strictEqual((yield* Effect.flip(read(announced.request)))._tag, "TooLong")
+      const announced = sender()
+      assert.strictEqual((yield* Effect.flip(read(announced.source, 101)))._tag, "TooLong")
     })
   )
 
   it.live("gives up the one that was begun first when all hold too much, and the others go on", () =>
     Effect.gen(function* () {
       const { read } = yield* reader
-      const requests = [request(), request(), request()] as const
-      const [slow, second, third] = requests
+      const [slow, second, third] = [sender(), sender(), sender()] as const
       yield* slow.send(90)
-      const fibers = [yield* Effect.forkChild(read(slow.request))]
-      yield* Effect.yieldNow
+      const fibers = [yield* Effect.forkChild(read(slow.source, 0))]
+      yield* settled
       yield* second.send(90)
-      fibers.push(yield* Effect.forkChild(read(second.request)))
-      yield* Effect.yieldNow
+      fibers.push(yield* Effect.forkChild(read(second.source, 0)))
+      yield* settled
       yield* third.send(90)
-      fibers.push(yield* Effect.forkChild(read(third.request)))
+      fibers.push(yield* Effect.forkChild(read(third.source, 0)))
       assert.strictEqual((yield* Effect.flip(Fiber.join(fibers[0]!)))._tag, "GivenUp")
       yield* second.end
       yield* third.end
@@ -74,23 +68,35 @@ describe("BodyReader", () => {
   it.live("what is done or broken off holds nothing any more", () =>
     Effect.gen(function* () {
       const { read } = yield* reader
-      const held = request()
+      const held = sender()
       yield* held.send(100)
-      const fiber = yield* Effect.forkChild(read(held.request))
-      yield* Effect.yieldNow
+      const fiber = yield* Effect.forkChild(read(held.source, 0))
+      yield* settled
       for (let round = 0; round < 10; round++) {
-        const one = request()
+        const one = sender()
         yield* one.send(100)
         yield* one.end
-        yield* read(one.request)
-        const broken = request()
+        yield* read(one.source, 0)
+        const broken = sender()
         yield* broken.send(100)
-        const breaking = yield* Effect.forkChild(read(broken.request))
-        yield* Effect.yieldNow
+        const breaking = yield* Effect.forkChild(read(broken.source, 0))
+        yield* settled
         yield* Fiber.interrupt(breaking)
       }
       yield* held.end
       assert.strictEqual((yield* Fiber.join(fiber)).length, 100)
+    })
+  )
+
+  it.live("one that breaks off is none", () =>
+    Effect.gen(function* () {
+      const { read } = yield* reader
+      const one = sender()
+      yield* one.send(10)
+      const fiber = yield* Effect.forkChild(read(one.source, 100))
+      yield* settled
+      yield* one.breakOff
+      assert.strictEqual((yield* Effect.flip(Fiber.join(fiber)))._tag, "BrokenOff")
     })
   )
 })

@@ -128,6 +128,21 @@ describe("bodies", () => {
     )
   )
 
+  it.live("one that waits for 100-continue is asked for, and taken", () =>
+    run(
+      Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* connect
+          yield* connection.write(head(authorization, "Expect: 100-continue", `Content-Length: ${body.length}`))
+          assert.match(yield* connection.answered(/Continue/), /^HTTP\/1\.1 100 /)
+          yield* connection.write(body)
+          assert.match(yield* connection.answered(/\}$/), /HTTP\/1\.1 202 /)
+        })
+      ),
+      { credentials: both }
+    )
+  )
+
   it.live("one that breaks off is nothing", () =>
     harmless(
       Effect.scoped(
