@@ -241,15 +241,19 @@ export const layer = ({ limits: changed, store }: Options) =>
             })
             return handle(to, request, params).pipe(
               Effect.annotateLogs(where),
-              Effect.withSpan("accept", {
-                kind: "server",
-                captureStackTrace: false,
-                attributes: where,
-                ...Option.match(Traceparent.parse(request.headers["traceparent"]), {
-                  onNone: () => ({}),
-                  onSome: (parent) => ({ parent })
-                })
-              })
+              Effect.withSpan(
+                "accept",
+                {
+                  kind: "server",
+                  attributes: where,
+                  ...Option.match(Traceparent.parse(request.headers["traceparent"]), {
+                    onNone: () => ({}),
+                    onSome: (parent) => ({ parent })
+                  })
+                },
+                // It costs more than the span, and there is but one place.
+                { captureStackTrace: false }
+              )
             )
           })
         )

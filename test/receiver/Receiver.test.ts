@@ -678,21 +678,21 @@ describe("at once", () => {
     )
   )
 
-  it.live("to 40 GatewaySyncs: 16 patches in flight at most", () =>
+  it.live("to 80 GatewaySyncs: 48 patches in flight at most", () =>
     run(
       Effect.gen(function* () {
         const api = yield* MemoryApi
-        const names = Array.from({ length: 40 }, (_, index) => `site-${index}`)
+        const names = Array.from({ length: 80 }, (_, index) => `site-${index}`)
         yield* Effect.forEach(names, (name) => api.put(name))
         yield* api.gate.close
         const all = yield* Effect.forEach(names, (name) => post({ ref: "v2" }, { path: `/webhook/plant/${name}` }), {
           concurrency: "unbounded"
         }).pipe(Effect.forkChild)
-        yield* api.atGate(16)
+        yield* api.atGate(48)
         yield* api.gate.open
         const answers = yield* Fiber.join(all)
         assert.deepStrictEqual([...new Set(answers.map(({ status }) => status))], [202])
-        assert.deepStrictEqual(yield* api.inFlight, { one: 1, all: 16 })
+        assert.deepStrictEqual(yield* api.inFlight, { one: 1, all: 48 })
       })
     )
   )
