@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- NAME ...]`: prints a line of JSON for each figure, then the table. Names: line, accept, start.
+ * `npm run bench [-- NAME ...]`: prints a line of JSON for each figure, then the table. Names: line, accept, hook, start, cluster.
  * Every figure says what it was measured against; machines differ, so quote the ratios.
  */
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
@@ -9,6 +9,8 @@ import { GitServer } from "../src/sandbox/GitServer.ts"
 import * as Plant from "../src/sandbox/Plant.ts"
 import { TraceCollector } from "../src/sandbox/TraceCollector.ts"
 import { accept } from "./accept.ts"
+import * as Cluster from "./cluster.ts"
+import { hook } from "./hook.ts"
 import { line } from "./line.ts"
 import type { Figure } from "./Sample.ts"
 import { start } from "./start.ts"
@@ -22,7 +24,11 @@ const plant = (options: Partial<Plant.Options>) =>
 const benches = {
   line: line.pipe(Effect.provide(plant({ sites: 1, gateways: 1, views: 1000 }))),
   accept: accept.pipe(Effect.provide(plant({ sites: 1, gateways: 0, crs: 64 }))),
-  start: start.pipe(Effect.provide(plant({ sites: 1, gateways: 1, traced: false })))
+  hook: hook.pipe(Effect.provide(plant({ sites: 1, gateways: 0, crs: 1000, traced: false }))),
+  start: start.pipe(Effect.provide(plant({ sites: 1, gateways: 1, traced: false }))),
+  cluster: Cluster.cluster.pipe(
+    Effect.provide(plant({ sites: 1, gateways: 0, crs: Cluster.gatewaySyncs, traced: false }))
+  )
 } as const
 
 const main = Effect.gen(function* () {

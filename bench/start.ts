@@ -5,7 +5,7 @@ import { Plant } from "../src/sandbox/Plant.ts"
 import { spread, type Figure } from "./Sample.ts"
 
 /** Resident memory of a process in MiB, from its own account. */
-const rss = Effect.fnUntraced(function* (pid: number) {
+export const rss = Effect.fnUntraced(function* (pid: number) {
   const fileSystem = yield* FileSystem.FileSystem
   const status = yield* fileSystem.readFileString(`/proc/${pid}/status`)
   return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? Number.NaN) / 1024

@@ -1,0 +1,120 @@
+/**
+ * One hook for a thousand GatewaySyncs, and what strangers cost: rejected requests a second, and ten thousand
+ * connections that say nothing. Receiver, API server and this program share the machine's cores.
+ */
+import { Effect, Redacted } from "effect"
+import * as Http from "node:http"
+import * as Net from "node:net"
+import { Plant } from "../src/sandbox/Plant.ts"
+import { spread, type Figure } from "./Sample.ts"
+import { rss } from "./start.ts"
+
+interface Answer {
+  readonly status: number
+  readonly text: string
+}
+
+/** A POST over connections that are kept. */
+const poster = (url: string, agent: Http.Agent) => (authorization: string, body: object, event?: string) =>
+  Effect.callback<Answer, Error>((resume) => {
+    const text = JSON.stringify(body)
+    const headers = {
+      authorization,
+      "content-type": "application/json",
+      "content-length": Buffer.byteLength(text),
+      ...(event === undefined ? {} : { "x-github-event": event })
+    }
+    const request = Http.request(url, { method: "POST", agent, headers }, (response) => {
+      let text = ""
+      response.setEncoding("utf8").on("data", (chunk: string) => {
+        text += chunk
+      })
+      response.on("end", () => resume(Effect.succeed({ status: response.statusCode ?? 0, text })))
+    })
+    request.on("error", (error) => resume(Effect.fail(error)))
+    request.end(text)
+  })
+
+const timed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const began = performance.now()
+    const value = yield* effect
+    return { ms: performance.now() - began, value }
+  })
+
+const connections = 10_000
+
+/** Silent connections, for as long as the scope lives. */
+const silent = (port: number) =>
+  Effect.forEach(
+    Array.from({ length: connections }, () => port),
+    (port) =>
+      Effect.acquireRelease(
+        Effect.callback<Net.Socket, Error>((resume) => {
+          const socket = Net.connect({ port, host: "127.0.0.1" }, () => resume(Effect.succeed(socket)))
+          socket.on("error", (error) => resume(Effect.fail(error)))
+        }),
+        (socket) => Effect.sync(() => socket.destroy())
+      ),
+    { concurrency: 128 }
+  )
+
+/** Needs a plant of 1 000 GatewaySyncs and no gateways. */
+export const hook = Effect.gen(function* () {
+  const plant = yield* Plant
+  const agent = yield* Effect.acquireRelease(
+    Effect.sync(() => new Http.Agent({ keepAlive: true, maxSockets: 64 })),
+    (agent) => Effect.sync(() => agent.destroy())
+  )
+  const post = poster(plant.webhookUrl, agent)
+  const right = `Bearer ${Redacted.value(plant.bearer)}`
+  const repository = { clone_url: plant.repository.url }
+  const release = (tag: string) => ({ action: "published", release: { tag_name: tag }, repository })
+
+  // Until the controller has done with what is new.
+  yield* Effect.sleep("15 seconds")
+  const guesses = 10_000
+  yield* Effect.replicateEffect(post("Bearer guess", { ref: "v1" }), 500, { concurrency: 64 })
+  const rejected = yield* timed(
+    Effect.replicateEffect(post("Bearer guess", { ref: "v1" }), guesses, { concurrency: 64 })
+  )
+  const perSecond = Math.round((guesses / rejected.ms) * 1000)
+  const strange = rejected.value.filter(({ status }) => status !== 401 && status !== 429).length
+
+  const before = yield* rss(plant.controller.pid)
+  const held = yield* Effect.scoped(
+    Effect.gen(function* () {
+      yield* silent(Number(new URL(plant.webhookUrl).port))
+      const after = yield* rss(plant.controller.pid)
+      const honest = yield* timed(plant.post(plant.gatewaySyncs[0]!, { ref: "v1.3.0" }))
+      return { after, honest }
+    })
+  )
+  const rounds = yield* Effect.forEach(["v1.0.0", "v1.1.0", "v1.2.0"], (tag) =>
+    timed(post(right, release(tag), "release"))
+  )
+  const fanOut = spread(rounds.map(({ ms }) => ms))
+  const failed = rounds.filter(({ value }) => value.status !== 202).length
+
+  return [
+    {
+      what: `one hook for ${plant.gatewaySyncs.length} GatewaySyncs, all patched`,
+      value: `p50 ${(fanOut.p50 / 1000).toFixed(2)} s (${(fanOut.min / 1000).toFixed(2)}–${(fanOut.max / 1000).toFixed(2)}), ${failed} failed`,
+      aim: "≤ 3 s",
+      met: fanOut.p50 <= 3000 && failed === 0,
+      data: { ms: fanOut, failed }
+    },
+    {
+      what: "requests with wrong credentials, refused in a second",
+      value: `${perSecond}, ${strange} answered otherwise`,
+      aim: "≥ 5 000",
+      met: perSecond >= 5000 && strange === 0,
+      data: { perSecond, strange }
+    },
+    {
+      what: `memory of the controller under ${connections} silent connections`,
+      value: `${before.toFixed(0)} → ${held.after.toFixed(0)} MiB; a delivery meanwhile: ${held.honest.value.status} in ${held.honest.ms.toFixed(0)} ms`,
+      data: { before, after: held.after, status: held.honest.value.status, ms: held.honest.ms }
+    }
+  ] satisfies ReadonlyArray<Figure>
+})
