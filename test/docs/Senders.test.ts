@@ -1,0 +1,202 @@
+/**
+ * `docs/senders/`: each body goes to the running receiver as its sender sends it, the commands through a shell. Of ArgoCD
+ * and Kargo, which cannot be had here, the templates are filled in by hand.
+ */
+import { assert, layer } from "@effect/vitest"
+import { Effect, FileSystem, Path } from "effect"
+import { createHmac } from "node:crypto"
+import { parse } from "yaml"
+import * as Checkout from "../../src/sandbox/Checkout.ts"
+import { Release } from "../charts/Release.ts"
+import * as Blocks from "./Blocks.ts"
+import * as TheReader from "./Reader.ts"
+import { bearer, often, post, Reader, receiver, settle, sign } from "./Reader.ts"
+
+const page = Effect.fnUntraced(function* (name: string) {
+  const path = yield* Path.Path
+  return yield* Blocks.read(path.join(yield* Checkout.root, "docs", "senders", `${name}.md`))
+})
+
+const [secret, token] = ["my-webhook-secret", "my-token"]
+const credentials = JSON.stringify({ webhookReceiver: { hmac: { secret }, token: { secret: token } } })
+
+/** How each forge comes: its event header, and its credentials over the bytes. */
+const forges: Readonly<Record<string, (body: string) => Readonly<Record<string, string>>>> = {
+  github: (body) => ({ "x-github-event": "release", ...sign(body, secret) }),
+  gitlab: () => ({ "x-gitlab-event": "Release Hook", "x-gitlab-token": token }),
+  bitbucket: (body) => ({
+    "x-event-key": "repo:push",
+    "x-hook-uuid": "hook",
+    "x-hub-signature": sign(body, secret)["x-hub-signature-256"]
+  }),
+  gitea: (body) => ({
+    "x-gitea-event": "release",
+    "x-github-event": "release",
+    "x-gitea-signature": createHmac("sha256", secret).update(body).digest("hex")
+  }),
+  "azure-devops": () => ({
+    "x-vss-activityid": "activity",
+    authorization: `Basic ${Buffer.from(`anybody:${token}`).toString("base64")}`
+  })
+}
+
+layer(TheReader.layer("senders/README.md"), { excludeTestServices: true, timeout: "2 minutes" })(
+  "the guides to senders",
+  (it) => {
+    const slow = 60_000
+
+    it.effect(
+      "the receiver takes a signature and a token",
+      () =>
+        Effect.gen(function* () {
+          yield* (yield* Reader).configure(credentials)
+          assert.strictEqual((yield* post('{"ref": "v1.0.0"}')).status, 401)
+        }),
+      slow
+    )
+
+    for (const [name, headers] of Object.entries(forges)) {
+      const isRelease = !["bitbucket", "azure-devops"].includes(name)
+      it.effect(
+        `${name}: its ${isRelease ? "release moves" : "push wakes"} the GatewaySync`,
+        () =>
+          Effect.gen(function* () {
+            const { plant } = yield* Reader
+            const { block, unused } = yield* page(name)
+            yield* settle
+            const body = (yield* block(isRelease ? "release" : "push")).replace(
+              "https://bitbucket.org/example/plant",
+              plant.repository.url
+            )
+            if (!isRelease) {
+              yield* plant.merge({ spec: { git: { ref: "main" } } })
+              yield* post('{"ref": "main"}', bearer(token))
+              yield* plant.publish(`pushed to ${name}`)
+            }
+            const answer = yield* post(body, headers(body))
+            assert.containsSubset(answer, { status: 202, body: { accepted: true } }, JSON.stringify(answer.body))
+            yield* plant.arrives(isRelease ? "v2.0.0" : `pushed to ${name}`)
+            assert.deepStrictEqual(yield* unused, [])
+          }),
+        slow
+      )
+    }
+
+    it.effect(
+      "argocd: what the template prints moves the GatewaySync; without the annotation it says so",
+      () =>
+        Effect.gen(function* () {
+          const { plant } = yield* Reader
+          const { block, unused } = yield* page("argocd")
+          yield* settle
+          const map = parse(yield* block("notifications")) as Readonly<Record<string, string>>
+          const service = parse(map["service.webhook.stoker"]!) as { readonly url: string; readonly headers: unknown }
+          assert.strictEqual(service.url, "https://stoker.example.com/webhook/my-namespace/my-sync")
+          assert.deepStrictEqual(service.headers, [
+            { name: "Content-Type", value: "application/json" },
+            { name: "Authorization", value: "Bearer $stoker-webhook-token" }
+          ])
+          assert.notInclude(map["trigger.on-stoker-sync"], "oncePer")
+          const template = parse(map["template.stoker-sync"]!) as {
+            readonly webhook: { readonly stoker: { readonly method: string; readonly body: string } }
+          }
+          const { body, method } = template.webhook.stoker
+          assert.strictEqual(method, "POST")
+          const application = parse(yield* block("application")) as {
+            readonly metadata: { readonly annotations: Readonly<Record<string, string>> }
+          }
+          const send = (ref: unknown) =>
+            post(
+              body.replace(/\{\{ index .app.metadata.annotations "git.ref" \| toJson \}\}/, JSON.stringify(ref)),
+              bearer(token)
+            )
+          const missing = yield* send(null)
+          assert.strictEqual(missing.status, 400)
+          assert.include(String(missing.body["error"]), "git.ref")
+          assert.strictEqual((yield* send(application.metadata.annotations["git.ref"])).status, 202)
+          yield* plant.arrives("v2.0.0")
+          assert.deepStrictEqual(yield* unused, [])
+        }),
+      slow
+    )
+
+    it.effect(
+      "kargo: the step posts until it is synced, and its expressions read our answers",
+      () =>
+        Effect.gen(function* () {
+          const { plant } = yield* Reader
+          const { block, unused } = yield* page("kargo")
+          yield* settle
+          const [step] = parse(yield* block("step")) as ReadonlyArray<{
+            readonly config: Readonly<Record<string, string>>
+          }>
+          const { body, errorExpression, failureExpression, method, successExpression } = step!.config
+          assert.strictEqual(method, "POST")
+          // What Kargo v1.11 was seen to take; an expression ends at its first "}}".
+          assert.strictEqual(body!.indexOf("}}"), body!.trimEnd().length - 2)
+          // Kargo tells the commit that its Warehouse saw: synced means that one, not whatever the tag is by now.
+          const id = yield* plant.publish("v2.0.0", "refs/tags/v2.0.0")
+          const commit = (repoURL: string) => JSON.stringify({ repoURL, id, tag: "v2.0.0" })
+          const send = (repoURL: string) =>
+            post(
+              body!
+                .trim()
+                .replace(/^\$\{\{ quote\(|\) \}\}$/g, "")
+                .replace(/commitFrom\(".*?"\)/, commit(repoURL)),
+              bearer(token)
+            )
+          assert.strictEqual(successExpression, "response.status == 202 && response.body.synced == true")
+          yield* send(plant.repository.url).pipe(
+            Effect.repeat({
+              until: ({ body, status }) => status === 202 && body["synced"] === true,
+              schedule: often
+            })
+          )
+          yield* plant.arrives("v2.0.0")
+
+          assert.strictEqual(errorExpression, "response.body.error")
+          const failures = /\[(.*)\]/.exec(failureExpression!)![1]!.split(", ").map(Number)
+          const another = yield* send("https://github.com/example/another.git")
+          const unauthorized = yield* post('{"ref": "v2.0.0"}')
+          for (const { body, headers, status } of [another, unauthorized]) {
+            assert.include(failures, status)
+            assert.isString(body["error"])
+            assert.match(String(headers["content-type"]), /^application\/json/)
+          }
+          assert.deepStrictEqual(yield* unused, [])
+        }),
+      slow
+    )
+
+    for (const name of ["token", "signed", "wait"]) {
+      it.effect(
+        `ci: curl, ${name}`,
+        () =>
+          Effect.gen(function* () {
+            const { plant, shell } = yield* Reader
+            yield* settle
+            const url = yield* (yield* Release).through(receiver)
+            yield* shell(`TOKEN=${token} SECRET=${secret}\n${yield* (yield* page("ci")).block(name)}`, {
+              "https://stoker.example.com": url,
+              "sleep 2": "sleep 0.05"
+            })
+            yield* plant.arrives("v2.0.0")
+          }),
+        slow
+      )
+    }
+
+    it.effect("every guide is listed, and every link leads somewhere", () =>
+      Effect.gen(function* () {
+        const path = yield* Path.Path
+        const fileSystem = yield* FileSystem.FileSystem
+        const folder = path.join(yield* Checkout.root, "docs", "senders")
+        const guides = (yield* fileSystem.readDirectory(folder)).filter((file) => file !== "README.md").sort()
+        const readme = yield* fileSystem.readFileString(path.join(folder, "README.md"))
+        const links = [...readme.matchAll(/\]\(([^)#]+)/g)].map(([, link]) => link!)
+        assert.deepStrictEqual(links.filter((link) => !link.includes("/")).sort(), guides)
+        for (const link of links) assert.isTrue(yield* fileSystem.exists(path.join(folder, link)), link)
+      })
+    )
+  }
+)
