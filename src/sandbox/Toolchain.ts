@@ -32,7 +32,7 @@ import { parse as parseYaml } from "yaml"
 import * as Checkout from "./Checkout.ts"
 import { Processes } from "./Processes.ts"
 
-export const Tool = Schema.Literals(["kube-apiserver", "etcd", "helm", "kube-controller-manager"])
+export const Tool = Schema.Literals(["kube-apiserver", "etcd", "helm", "kubectl", "kube-controller-manager"])
 export type Tool = typeof Tool.Type
 
 /** None of the ways gave the tool. A person has to act: the message lists the ways and why each failed. */
@@ -289,6 +289,13 @@ const recipes: Readonly<Record<Tool, Recipe>> = {
     ...kubernetes,
     package: "k8s.io/kubernetes/cmd/kube-controller-manager",
     inEnvtest: false,
+    takes: "about a minute"
+  },
+  kubectl: {
+    ...kubernetes,
+    package: "k8s.io/kubernetes/cmd/kubectl",
+    check: ["version", "--client"],
+    inEnvtest: true,
     takes: "about a minute"
   },
   etcd: {
