@@ -5,7 +5,6 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Path from "effect/Path"
 import * as Ref from "effect/Ref"
-import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
@@ -19,6 +18,7 @@ import * as ObjectReader from "./ObjectReader.ts"
 import * as PackFetch from "./PackFetch.ts"
 import type * as ProtocolV2 from "./ProtocolV2.ts"
 import type * as RepositoryUrl from "./RepositoryUrl.ts"
+import * as TreeListing from "./TreeListing.ts"
 
 export interface Options {
   /** Only for this mirror: what is in it can be removed at any time. */
@@ -32,18 +32,12 @@ export interface Options {
   readonly maxPacks?: number | undefined
 }
 
+export type TreeEntry = TreeListing.TreeEntry
+
 export interface Target {
   readonly commit: string
   /** Where the commit was found: for servers that hand out refs only. */
   readonly ref?: string | undefined
-}
-
-export interface TreeEntry {
-  /** `100644`, `100755`, `120000` (symlink), `160000` (submodule). */
-  readonly mode: string
-  readonly id: string
-  /** From the root of the repository. */
-  readonly path: string
 }
 
 export interface Blob {
@@ -97,9 +91,9 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const sound = yield* Ref.make(true)
   /** The server hands out what refs are at, and nothing by its id. */
   const refsOnly = yield* Ref.make(false)
-  const trees = yield* Ref.make<ReadonlyMap<string, Buffer>>(new Map())
   const fail = (reason: Reason) => new GitError({ repository: url.display, reason })
   const reader = yield* ObjectReader.make(folder)
+  const listing = yield* TreeListing.make(reader, url.display)
   const scope = yield* Effect.scope
   const server = yield* KnownServer.make(yield* GitHttp.makeAgents, url)
   const deadline = options.deadline ?? "10 minutes"
@@ -206,7 +200,6 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const startOver = Effect.gen(function* () {
     yield* clone.replace
     yield* Ref.set(ensured, new Set())
-    yield* Ref.set(trees, new Map())
     yield* Ref.set(based, false)
     yield* Ref.set(sound, true)
   })
@@ -243,55 +236,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     yield* fetching.withPermit(Effect.flatMap(isHere, (here) => (here ? Effect.void : fetchWhole(target))))
   })
 
-  /** Trees by id, from the last listing or the store. */
-  const readTrees = Effect.fnUntraced(function* (ids: ReadonlyArray<string>, seen: Map<string, Buffer>) {
-    const former = yield* Ref.get(trees)
-    const wanted = new Set(ids.filter((id) => !seen.has(id)))
-    for (const id of wanted) {
-      const content = former.get(id)
-      if (content !== undefined) seen.set(id, content)
-    }
-    yield* Stream.runForEach(reader.read([...wanted].filter((id) => !seen.has(id))), (object) => {
-      if (object._tag === "Missing") return fail({ _tag: "Damaged", detail: `tree ${object.name} is missing` })
-      seen.set(object.id, object.content)
-      return Effect.void
-    })
-  })
-
-  const listTree = Effect.fn("Mirror.listTree")(function* (commit: string, paths: ReadonlyArray<string>) {
-    const [root] = yield* Stream.runCollect(reader.look([`${commit}^{tree}`]))
-    if (root?._tag !== "Found") return yield* fail({ _tag: "Damaged", detail: `no tree of commit ${commit}` })
-    const seen = new Map<string, Buffer>()
-    const found = new Map<string, TreeEntry>()
-    // A level at a time: one question for all folders of the same depth.
-    let level: ReadonlyArray<Folder> = [{ id: root.id, path: "", wanted: paths.map(segmentsOf) }]
-    while (level.length > 0) {
-      yield* readTrees(
-        level.map(({ id }) => id),
-        seen
-      )
-      const next: Array<Folder> = []
-      for (const folder of level) {
-        const entries = parseTree(seen.get(folder.id) ?? Buffer.alloc(0))
-        if (entries === undefined) {
-          return yield* fail({ _tag: "Command", detail: `a file name in "${folder.path}" is not UTF-8` })
-        }
-        for (const entry of entries) {
-          const wanted = below(folder.wanted, entry.name)
-          if (wanted.length === 0) continue
-          const path = folder.path === "" ? entry.name : `${folder.path}/${entry.name}`
-          if (entry.mode === "40000") next.push({ id: entry.id, path, wanted })
-          // A file where a folder is wanted is no match; a link is, so that it can be refused.
-          else if (entry.mode === "120000" || wanted.some((rest) => rest.length === 0)) {
-            found.set(path, { mode: entry.mode, id: entry.id, path })
-          }
-        }
-      }
-      level = next
-    }
-    yield* Ref.set(trees, seen)
-    return [...found.values()].sort((a, b) => (a.path < b.path ? -1 : 1))
-  }, Effect.tapError(noticing))
+  const listTree = (commit: string, paths: ReadonlyArray<string>) =>
+    listing.list(commit, paths).pipe(Effect.tapError(noticing), Effect.withSpan("Mirror.listTree"))
 
   const fetchBlobs = (ids: ReadonlyArray<string>) =>
     ids.length === 0
@@ -351,43 +297,3 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 /** Servers of protocol v0 may refuse what no ref is at: waiting does not help. */
 const isPolicy = ({ reason }: GitError): boolean =>
   reason._tag === "CommitNotFound" && reason.detail.includes("unadvertised object")
-
-interface Folder {
-  readonly id: string
-  readonly path: string
-  /** The rest of each wanted path below this folder; an empty one wants everything. */
-  readonly wanted: ReadonlyArray<ReadonlyArray<string>>
-}
-
-const segmentsOf = (path: string): ReadonlyArray<string> =>
-  path.split("/").filter((part) => part !== "" && part !== ".")
-
-/** What of the wanted paths lies at or below the entry of this name. */
-const below = (wanted: ReadonlyArray<ReadonlyArray<string>>, name: string): ReadonlyArray<ReadonlyArray<string>> =>
-  wanted.flatMap((segments) => {
-    if (segments.length === 0) return [segments]
-    return segments[0] === name ? [segments.slice(1)] : []
-  })
-
-const utf8 = new TextDecoder("utf-8", { fatal: true })
-
-/** `<mode> <name>\0<20 bytes id>`, repeated. Undefined where a name is not UTF-8. */
-const parseTree = (
-  content: Buffer
-): ReadonlyArray<{ readonly mode: string; readonly name: string; readonly id: string }> | undefined => {
-  const entries: Array<{ mode: string; name: string; id: string }> = []
-  let offset = 0
-  while (offset < content.length) {
-    const space = content.indexOf(32, offset)
-    const end = content.indexOf(0, space)
-    const name = Result.try(() => utf8.decode(content.subarray(space + 1, end)))
-    if (Result.isFailure(name)) return undefined
-    entries.push({
-      mode: content.toString("latin1", offset, space),
-      name: name.success,
-      id: content.toString("hex", end + 1, end + 21)
-    })
-    offset = end + 21
-  }
-  return entries
-}
