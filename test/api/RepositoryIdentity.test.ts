@@ -19,7 +19,11 @@ const same = [
   "ssh://git@github.com:22/acme/plant",
   "ssh://git@ssh.github.com:443/acme/plant.git",
   "git://github.com/acme/plant",
-  "https://GITHUB.com./acme//plant"
+  "https://GITHUB.com./acme//plant",
+  "https://user:password@github.com/acme/plant.git",
+  "SSH://git@github.com/acme/plant.git/",
+  "https://github.com/acme%2Fplant",
+  "  https://github.com/acme/plant\n"
 ]
 
 const others = [
@@ -31,7 +35,12 @@ const others = [
   "https://github.com@evil.example/acme/plant",
   "https://githubXcom/acme/plant",
   "ssh://git@github.com:2222/acme/plant",
-  "https://github.com/acme/plant/tree"
+  "https://github.com/acme/plant/tree",
+  "https://github.com/acme/plant.git.git.evil",
+  "https://github.com/acme.plant",
+  "https://api.github.com/acme/plant",
+  "ssh://git@github.com:443/acme/plant",
+  "https://github.com/acme/plаnt"
 ]
 
 const none = [
