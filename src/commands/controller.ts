@@ -14,6 +14,7 @@ import * as Names from "../api/Names.ts"
 import * as CustomResource from "../controller/CustomResource.ts"
 import { GatewaySyncController } from "../controller/GatewaySyncController.ts"
 import { Definition } from "../controller/Definition.ts"
+import { InstallationTokens } from "../controller/InstallationTokens.ts"
 import { Memory } from "../controller/Memory.ts"
 import { Metrics } from "../controller/Metrics.ts"
 import { SharedRefs } from "../controller/SharedRefs.ts"
@@ -115,6 +116,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
       Layer.mergeAll(
         Stores.layer,
         Definition.layer,
+        InstallationTokens.layer,
         SharedRefs.layer,
         Metrics.layer,
         SecureRandom.layerWebCrypto,

@@ -20,6 +20,7 @@ import type { StoreNotReady } from "../kubernetes/Store.ts"
 import type { Job } from "../kubernetes/WorkQueue.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import { Definition } from "./Definition.ts"
+import type { InstallationTokens } from "./InstallationTokens.ts"
 import { Memory } from "./Memory.ts"
 import { Metrics } from "./Metrics.ts"
 import { SharedRefs } from "./SharedRefs.ts"
@@ -29,6 +30,7 @@ import * as Deletion from "./steps/Deletion.ts"
 import * as Discovery from "./steps/Discovery.ts"
 import * as Events from "./steps/Events.ts"
 import * as Finalizer from "./steps/Finalizer.ts"
+import * as GitHubToken from "./steps/GitHubToken.ts"
 import * as Maps from "./steps/Maps.ts"
 import * as Owned from "./steps/Owned.ts"
 import * as Request from "./steps/Request.ts"
@@ -41,7 +43,16 @@ export const concurrency = 8
 /** How long running reconciles may take to finish when the controller stops. */
 export const drain = Duration.seconds(30)
 
-type Needs = ApiClient | Definition | EventRecorder | Memory | Metrics | SecureRandom.SecureRandom | SharedRefs | Stores
+type Needs =
+  | ApiClient
+  | Definition
+  | EventRecorder
+  | InstallationTokens
+  | Memory
+  | Metrics
+  | SecureRandom.SecureRandom
+  | SharedRefs
+  | Stores
 
 export class GatewaySyncController extends Context.Service<
   GatewaySyncController,
@@ -147,6 +158,8 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
   const granted = bindsAgents ? yield* attempt(AgentAccess.apply(cr, pods)) : nothing
 
   const knownUrl = maps.metadata?.data["gitURL"]
+  // Before the agents are told of a commit that they fetch with it.
+  const token = yield* attempt(GitHubToken.keep(cr))
   const resolution = cr.spec.paused ? Resolve.paused(cr, knownUrl) : yield* Resolve.resolve(cr, inForce, knownUrl)
 
   const { commit } = resolution
@@ -155,7 +168,7 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
       ? nothing
       : yield* attempt(Maps.applyMetadata(cr, maps.metadata, commit))
   const revision = told.value?.revision ?? maps.metadata?.data["revision"]
-  const failure = [prepared, granted, told].find(({ error }) => error !== undefined)?.error
+  const failure = [prepared, granted, token, told].find(({ error }) => error !== undefined)?.error
 
   const gateways = Discovery.discover({
     pods,
@@ -181,8 +194,9 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
   if (inForce.fate === "caughtUp" && commit?.ref === cr.spec.git.ref) yield* lookAgainOnConflict(Request.remove(cr))
   if (maps.status !== undefined) yield* Maps.tidyStatus(cr, maps.status, pods)
 
-  return Number.isFinite(resolution.nextLook)
-    ? Duration.millis(Math.max(0, resolution.nextLook - (yield* Clock.currentTimeMillis)))
+  const nextLook = Math.min(resolution.nextLook, token.value ?? Number.POSITIVE_INFINITY)
+  return Number.isFinite(nextLook)
+    ? Duration.millis(Math.max(0, nextLook - (yield* Clock.currentTimeMillis)))
     : undefined
 })
 

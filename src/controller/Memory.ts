@@ -28,6 +28,8 @@ export interface Remembered {
   readonly lag?: Attempts | undefined
   /** The question whose delivery people were told of. */
   readonly told?: string
+  /** Digest of the GitHub App's token that the agents were last given. */
+  readonly githubToken?: string
   /** Role and binding as they were last applied. */
   readonly access?: { readonly digest: string; readonly at: number }
 }

@@ -11,6 +11,7 @@ import { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import { GatewaySyncController } from "../../src/controller/GatewaySyncController.ts"
 import { Definition } from "../../src/controller/Definition.ts"
+import { InstallationTokens } from "../../src/controller/InstallationTokens.ts"
 import { Memory } from "../../src/controller/Memory.ts"
 import { Metrics } from "../../src/controller/Metrics.ts"
 import { SharedRefs } from "../../src/controller/SharedRefs.ts"
@@ -93,6 +94,7 @@ export const controller = running.pipe(
     Layer.mergeAll(
       Stores.layer,
       Definition.layer,
+      InstallationTokens.layer,
       SharedRefs.layer,
       Metrics.layer,
       SecureRandom.layerWebCrypto,

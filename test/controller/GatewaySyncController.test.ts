@@ -7,6 +7,7 @@ import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
 import { Supervisor } from "../../src/telemetry/Supervisor.ts"
+import * as FakeGitHub from "../git/FakeGitHub.ts"
 import * as Cluster from "./Cluster.ts"
 
 const condition = (cr: GatewaySync, type: Conditions.Type) => Conditions.get(cr.status.conditions ?? [], type)
@@ -514,6 +515,47 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       yield* plant.annotate("site", push({ id: "one" }))
       const cr = yield* Cluster.until(plant.get("site"), hasCommit(first))
       assert.notInclude(JSON.stringify(cr), "the-token")
+    })
+  )
+
+  it.effect("reads with the token of a GitHub App, gives it to the agents, and says what GitHub refuses", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("app")
+      const github = yield* FakeGitHub.make
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.repository.requireLogin(
+        Option.some({ username: "x-access-token", password: Redacted.make("app-token") })
+      )
+      yield* plant.client.create(
+        Resource.secrets,
+        "app",
+        { metadata: { name: "app" }, stringData: { key: github.privateKey } },
+        { fieldManager: "test" }
+      )
+      const githubApp = {
+        appId: 7,
+        installationId: 42,
+        privateKeySecretRef: { name: "app", key: "key" },
+        apiBaseURL: github.url
+      }
+      yield* plant.create("site", { git: { repo: plant.repository.url, ref: "main", auth: { githubApp } } })
+      const refused = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "RefResolved") !== undefined)
+      assert.strictEqual(condition(refused, "RefResolved")?.reason, "GitHubAppExchangeFailed")
+      assert.include(condition(refused, "RefResolved")?.message, "no installation 42 of App 7")
+
+      github.answer(201, { token: "app-token", expires_at: "2099-01-01T00:00:00Z" })
+      // A refusal is remembered for a moment; a fresh request is tried again soon.
+      yield* plant.annotate("site", push({ id: "one" }))
+      const cr = yield* Cluster.until(plant.get("site"), hasCommit(first))
+      assert.notInclude(JSON.stringify(cr), "app-token")
+      const secret = (yield* plant.client.get(Resource.secrets, plant.ref("stoker-github-token-site"))) as {
+        readonly data: { readonly token: string }
+        readonly metadata: { readonly annotations: object; readonly ownerReferences: ReadonlyArray<object> }
+      }
+      assert.strictEqual(Buffer.from(secret.data.token, "base64").toString(), "app-token")
+      assert.propertyVal(secret.metadata.annotations, Names.owned.secretType, Names.owned.githubAppToken)
+      assert.lengthOf(secret.metadata.ownerReferences, 1)
+      assert.strictEqual((yield* plant.data("stoker-metadata-site"))["authType"], "githubApp")
     })
   )
 

@@ -3,6 +3,7 @@ import { Clock, Effect, Fiber, Layer, Result } from "effect"
 import { TestClock } from "effect/testing"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Names from "../../src/api/Names.ts"
+import { InstallationTokens } from "../../src/controller/InstallationTokens.ts"
 import { Memory } from "../../src/controller/Memory.ts"
 import { Metrics } from "../../src/controller/Metrics.ts"
 import { SharedRefs } from "../../src/controller/SharedRefs.ts"
@@ -37,7 +38,8 @@ const remote = Effect.sync(() => {
       Layer.provide(Layer.mock(RemoteRefs, { resolveAll })),
       Layer.merge(Memory.layer),
       Layer.merge(Metrics.layer),
-      Layer.merge(Layer.mock(ApiClient, {}))
+      Layer.merge(Layer.mock(ApiClient, {})),
+      Layer.merge(Layer.mock(InstallationTokens, {}))
     )
   }
 })

@@ -7,6 +7,7 @@ import * as GitCredentials from "../../git/Credentials.ts"
 import { ApiClient } from "../../kubernetes/ApiClient.ts"
 import type { ApiError } from "../../kubernetes/ApiError.ts"
 import * as Resource from "../../kubernetes/Resource.ts"
+import { InstallationTokens } from "../InstallationTokens.ts"
 
 /** The Secrets do not hold what the spec says. Tried again: they may come. */
 export class CredentialsMissing extends Schema.TaggedError<CredentialsMissing>()("CredentialsMissing", {
@@ -27,15 +28,15 @@ const Secret = Schema.Struct({
 })
 const decodeSecret = Schema.decodeUnknownEffect(Secret)
 
-export const read: (cr: GatewaySync) => Effect.Effect<Found, CredentialsMissing | ApiError, ApiClient> =
-  Effect.fnUntraced(function* (cr) {
+export const read: (
+  cr: GatewaySync
+) => Effect.Effect<Found, CredentialsMissing | ApiError, ApiClient | InstallationTokens> = Effect.fnUntraced(
+  function* (cr) {
     const { namespace } = cr.metadata
     const { auth } = cr.spec.git
     if (auth?.githubApp !== undefined) {
-      return yield* new CredentialsMissing({
-        reason: "GitHubAppExchangeFailed",
-        message: "GitHub Apps are not supported yet; use spec.git.auth.token with a fine-grained token meanwhile."
-      })
+      const { identity, token } = yield* installationToken(cr, auth.githubApp)
+      return { credentials: GitCredentials.token(token), identity }
     }
     if (auth?.sshKey !== undefined) {
       const key = yield* secret(namespace, auth.sshKey.secretRef, "sshKey.secretRef")
@@ -56,7 +57,22 @@ export const read: (cr: GatewaySync) => Effect.Effect<Found, CredentialsMissing 
       return { credentials, identity: token.identity }
     }
     return { credentials: GitCredentials.none, identity: "" }
-  })
+  }
+)
+
+/** The token of a GitHub App. Its identity is that of the App and its key: tokens come and go. */
+export const installationToken = Effect.fnUntraced(function* (
+  { metadata: { namespace } }: GatewaySync,
+  { apiBaseURL, appId, installationId, privateKeySecretRef }: GitHubAppAuth
+) {
+  const tokens = yield* InstallationTokens
+  const key = yield* secret(namespace, privateKeySecretRef, "githubApp.privateKeySecretRef")
+  const token = yield* tokens
+    .get({ appId, installationId, privateKey: key.value, apiBaseURL })
+    .pipe(Effect.mapError(({ message }) => new CredentialsMissing({ reason: "GitHubAppExchangeFailed", message })))
+  return { ...token, identity: `${key.identity} ${appId}/${installationId}` }
+})
+type GitHubAppAuth = NonNullable<NonNullable<GatewaySync["spec"]["git"]["auth"]>["githubApp"]>
 
 const secret = Effect.fnUntraced(function* (namespace: string, ref: SecretKeyRef, place: string) {
   const client = yield* ApiClient

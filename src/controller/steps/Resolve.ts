@@ -16,6 +16,7 @@ import type { GitError } from "../../git/GitError.ts"
 import * as RepositoryUrl from "../../git/RepositoryUrl.ts"
 import type { ApiClient } from "../../kubernetes/ApiClient.ts"
 import type { ApiError } from "../../kubernetes/ApiError.ts"
+import type { InstallationTokens } from "../InstallationTokens.ts"
 import { type Attempts, Memory, type Remembered } from "../Memory.ts"
 import { Metrics } from "../Metrics.ts"
 import { SharedRefs } from "../SharedRefs.ts"
@@ -260,7 +261,7 @@ const ask = Effect.fnUntraced(
     cr: GatewaySync,
     ref: string,
     after: number
-  ): Effect.fn.Return<Answer, ApiError, ApiClient | Metrics | SharedRefs> {
+  ): Effect.fn.Return<Answer, ApiError, ApiClient | InstallationTokens | Metrics | SharedRefs> {
     const beganAt = yield* Clock.currentTimeMillis
     const url = RepositoryUrl.parse(cr.spec.git.repo)
     if (Result.isFailure(url)) return { beganAt, resolved: Result.fail(url.failure) }
