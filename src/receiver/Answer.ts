@@ -18,6 +18,8 @@ export interface Answer {
   readonly headers?: Readonly<Record<string, string>>
   readonly sender?: RequestedRef.Sender
   readonly ref?: string
+  /** How many GatewaySyncs of a shared hook it was for. */
+  readonly count?: number
   /** For the log alone: more than the sender is told. */
   readonly detail?: string
   /** So many of them come that they are no news. */
@@ -168,7 +170,7 @@ export const toldAll = (request: Reader.Request, told: ReadonlyArray<Told>): Ans
       [...new Set(failures.map(({ detail }) => detail))].slice(0, 3).join("; "),
       wait
     )
-    return { ...again, body: { ...again.body, gatewaysyncs }, sender: request.sender }
+    return { ...again, body: { ...again.body, gatewaysyncs }, sender: request.sender, count: answers.length }
   }
   const accepted = answers.filter(({ answer }) => answer.status === 202).map(({ answer }) => answer)
   const [first] = accepted
@@ -176,7 +178,7 @@ export const toldAll = (request: Reader.Request, told: ReadonlyArray<Told>): Ans
     const reason = String(
       answers[0]?.answer.body["reason"] ?? answers[0]?.answer.body["error"] ?? nobodyFollows(request)
     )
-    return forNobody(request, reason, { gatewaysyncs })
+    return { ...forNobody(request, reason, { gatewaysyncs }), count: answers.length }
   }
   const gateways = told.flatMap(({ result }) =>
     Result.isSuccess(result) && result.success.decision._tag !== "NotForUs"
@@ -196,6 +198,7 @@ export const toldAll = (request: Reader.Request, told: ReadonlyArray<Told>): Ans
       gatewaysyncs
     },
     sender: request.sender,
+    count: accepted.length,
     ...(first.ref === undefined ? {} : { ref: first.ref })
   }
 }

@@ -274,7 +274,7 @@ const note = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerR
   const sender = answer.sender ?? "unknown"
   yield* Metric.update(Metric.withAttributes(requests, { source: sender, status_code: String(answer.status) }), 1)
   const reason = answer.detail ?? answer.body["error"] ?? answer.body["reason"] ?? answer.body["message"]
-  const facts = present({ sender, ref: answer.ref, status: answer.status, reason })
+  const facts = present({ sender, ref: answer.ref, status: answer.status, gatewaysyncs: answer.count, reason })
   yield* Effect.annotateCurrentSpan(facts)
   const outcome =
     request.method === "GET"

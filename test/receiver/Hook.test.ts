@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option } from "effect"
+import { Effect, Logger, Option, References } from "effect"
 import { request as keys } from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
@@ -163,6 +163,22 @@ describe("one hook for many", () => {
       })
     )
   )
+
+  it.live("one log line, with how many it was for", () => {
+    const lines: Array<object> = []
+    const logger = Logger.make(({ fiber, message }) => {
+      lines.push({ message, ...fiber.getRef(References.CurrentLogAnnotations) })
+    })
+    return run(
+      Effect.gen(function* () {
+        yield* MemoryApi.use((api) => api.put("second"))
+        yield* post(release, github("release"))
+        assert.lengthOf(lines, 1)
+        assert.deepInclude(lines[0], { message: ["webhook accepted"], sender: "github", ref: "v2", gatewaysyncs: 2 })
+      }),
+      { logger }
+    )
+  })
 })
 
 describe("one of many fails", () => {
