@@ -1,12 +1,13 @@
 /** The chart, rendered by the real helm and taken by a real API server. */
 import { NodeServices } from "@effect/platform-node"
 import { assert, layer } from "@effect/vitest"
-import { Effect, FileSystem, Layer, Path, Redacted, Schema, Stream } from "effect"
+import { Duration, Effect, FileSystem, Layer, Path, Redacted, Schema, Stream } from "effect"
 import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { expect } from "vitest"
 import { parse } from "yaml"
 import * as AgentAccess from "../../src/controller/steps/AgentAccess.ts"
+import { defaultLimits } from "../../src/receiver/Receiver.ts"
 import * as Checkout from "../../src/sandbox/Checkout.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import * as Manifests from "../../src/sandbox/Manifests.ts"
@@ -110,7 +111,7 @@ const documented = {
   "receiver-token-existing": {
     webhookReceiver: { enabled: true, token: { secretRef: { name: "webhook-token-secret", key: "webhook-token" } } }
   },
-  "receiver-ingress": { webhookReceiver: { enabled: true, hmac, ingress } },
+  "receiver-ingress": { webhookReceiver: { enabled: true, hmac, ingress, trustedProxies: ["10.0.0.0/8", "::1"] } },
   replicas: { replicaCount: 2, webhookReceiver: { enabled: true, hmac, token } },
   monitoring: {
     metrics: { secure: false },
@@ -147,7 +148,11 @@ const documents = (text: string) =>
     .map((document) => document.trim())
     .filter((document) => document !== "")
 
-const everything = { replicaCount: 2, webhookReceiver: { enabled: true, hmac, token, ingress } }
+const everything = {
+  replicaCount: 2,
+  webhookReceiver: { enabled: true, hmac, token, ingress },
+  networkPolicy: { enabled: true }
+}
 
 const Services = ControlPlane.layer.pipe(Layer.provideMerge(NodeServices.layer))
 
@@ -259,13 +264,40 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     })
   )
 
+  it.effect("gives the controller only flags that it has, and says its defaults", () =>
+    Effect.gen(function* () {
+      const { objects } = yield* render({ webhookReceiver: { enabled: true, trustedProxies: ["10.0.0.0/8"] } })
+      const { args } = yield* deployment(objects)
+      const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+      const entry = (yield* Path.Path).join(yield* Checkout.root, "src", "main.ts")
+      const help = yield* spawner.string(ChildProcess.make(process.execPath, [entry, "controller", "--help"]))
+      const flags = args.flatMap((argument) => /^--[\w-]+/.exec(argument) ?? [])
+      assert.isAtLeast(flags.length, 10)
+      assert.deepStrictEqual(
+        flags.filter((flag) => !help.includes(` ${flag} `)),
+        []
+      )
+      const { failuresPerMinute, deliveriesPerMinute, ...timeouts } = defaultLimits
+      assert.includeMembers(
+        [...args],
+        [
+          `--webhook-receiver-failures-per-minute=${failuresPerMinute}`,
+          `--webhook-receiver-deliveries-per-minute=${deliveriesPerMinute}`,
+          ...Object.entries(timeouts).map(
+            ([name, time]) => `--webhook-receiver-${name.replace("Timeout", "-timeout")}=${Duration.toSeconds(time)}s`
+          )
+        ]
+      )
+    })
+  )
+
   it.effect("puts inline secrets into a Secret and files, never into the pod's spec", () =>
     Effect.gen(function* () {
       const { objects } = yield* render(everything)
       const receiver = "stoker-stoker-operator-webhook-receiver"
       assert.deepStrictEqual(
         names(objects),
-        [...base, `Ingress ${receiver}`, `PodDisruptionBudget ${serviceAccount}`]
+        [...base, `Ingress ${receiver}`, `NetworkPolicy ${serviceAccount}`, `PodDisruptionBudget ${serviceAccount}`]
           .concat(`Secret ${receiver}`, `Service ${receiver}`)
           .sort()
       )
@@ -327,6 +359,8 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     ["webhookReciever", { webhookReciever: { enabled: true } }],
     ["replicaCount", { replicaCount: 0 }],
     ["hosts", { webhookReceiver: { enabled: true, ingress: { enabled: true } } }],
+    ["headerTimeout", { webhookReceiver: { limits: { headerTimeout: "10" } } }],
+    ["trustedProxies", { webhookReceiver: { trustedProxies: ["the ingress"] } }],
     ["crds", { crds: { update: "yes" } }],
     ["serviceMonitor.enabled needs metrics.enabled", { metrics: { enabled: false }, serviceMonitor: { enabled: true } }]
   ] as const)("refuses a wrong value and names it (%s)", ([name, values]) =>
