@@ -11,6 +11,7 @@ import {
   Duration,
   Effect,
   Exit,
+  Fiber,
   FileSystem,
   Layer,
   Option,
@@ -18,7 +19,8 @@ import {
   Random,
   Schedule,
   Schema,
-  Scope
+  Scope,
+  Stream
 } from "effect"
 import * as GatewayStatus from "../../src/api/GatewayStatus.ts"
 import * as Metadata from "../../src/api/Metadata.ts"
@@ -193,8 +195,8 @@ layer(services, { excludeTestServices: true, timeout: "120 seconds" })("kill -9"
         yield* gateway.awaitPhase("running")
         yield* gateway.awaitModel(isAt(revision))
 
-        /** Kills come within this time after a commit, or a start: as long as one took that was left alone, in ms. */
-        const spans = { running: 0, starting: 0 }
+        /** Kills come within this time after their occasion, in ms: as long as one took that was left alone. */
+        const spans = { wanted: 0, staging: 0, start: 0 }
         const pauseBefore = (span: number) => Effect.flatMap(Random.next, (share) => Effect.sleep(share * span))
         const next = Effect.gen(function* () {
           commit = yield* repository.commit({ files: changes(++revision) })
@@ -208,27 +210,42 @@ layer(services, { excludeTestServices: true, timeout: "120 seconds" })("kill -9"
             })
           )
         )
+        /** The agent begins to write. */
+        const staging = fs.watch(path.join(dataDir, ".stoker")).pipe(
+          Stream.filter((event) => event.path.endsWith("staging")),
+          Stream.take(1),
+          Stream.runDrain
+        )
+        const measured = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+          Effect.map(Effect.timed(effect), ([took]) => Duration.toMillis(took))
         const calibrate = Effect.gen(function* () {
+          const watching = yield* Effect.forkChild(staging)
           yield* next
-          spans.running = Duration.toMillis((yield* Effect.timed(arrived))[0])
+          const before = yield* measured(Fiber.join(watching))
+          spans.staging = yield* measured(arrived)
+          spans.wanted = before + spans.staging
           yield* agent.kill
           yield* next
           agent = yield* start
-          spans.starting = Duration.toMillis((yield* Effect.timed(arrived))[0])
+          spans.start = yield* measured(arrived)
         })
         let looked = 0
         let interrupted = 0
+        let told = 0
         for (let killed = 0; killed < kills;) {
           if (killed % 20 === 0) yield* calibrate
+          const watching = yield* Effect.forkChild(staging)
           yield* next
           // The moment is what is tried here, so it is waited for by the clock.
-          yield* pauseBefore(spans.running)
+          if (yield* Random.nextBoolean) yield* pauseBefore(spans.wanted)
+          else yield* Effect.andThen(Fiber.join(watching), pauseBefore(spans.staging))
           yield* agent.kill
           killed++
           interrupted += (yield* fs.exists(path.join(dataDir, ".stoker/staging"))) ? 1 : 0
+          yield* Fiber.interrupt(watching)
           agent = yield* start
           while (killed < kills && (yield* Random.next) < 0.3) {
-            yield* pauseBefore(spans.starting)
+            yield* pauseBefore(spans.start)
             yield* agent.kill
             killed++
             agent = yield* start
@@ -242,9 +259,13 @@ layer(services, { excludeTestServices: true, timeout: "120 seconds" })("kill -9"
             }
           }
           looked = history.at(-1)?.at ?? looked
+          assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [], `after ${killed} kills`)
+          if (killed - told >= 100) {
+            yield* Effect.logInfo(`${killed} kills, ${interrupted} of them in an apply`)
+            told = killed
+          }
         }
 
-        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
         assert.deepStrictEqual(
           (yield* gateway.log).filter(({ level }) => level === "ERROR").map(({ message }) => message),
           []
@@ -264,7 +285,7 @@ layer(services, { excludeTestServices: true, timeout: "120 seconds" })("kill -9"
           assert.strictEqual(yield* fs.readFileString(path.join(dataDir, file)), content)
         }
         assert.isFalse(yield* fs.exists(path.join(dataDir, views, `r${revision - 1}`)))
-        yield* Effect.logInfo(`${kills} kills, ${interrupted} of them with new files staged`)
+        yield* Effect.logInfo(`${kills} kills, ${interrupted} of them in an apply`)
       }),
     30_000 + kills * 8000
   )
