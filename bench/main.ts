@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- NAME ...]`: prints a line of JSON for each figure, then the table. Names: line, accept, hook, start, cluster.
+ * `npm run bench [-- NAME ...]`: prints a line of JSON for each figure, then the table. Names: line, agent, accept, hook, start, cluster.
  * Every figure says what it was measured against; machines differ, so quote the ratios.
  */
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
@@ -9,6 +9,7 @@ import { GitServer } from "../src/sandbox/GitServer.ts"
 import * as Plant from "../src/sandbox/Plant.ts"
 import { TraceCollector } from "../src/sandbox/TraceCollector.ts"
 import { accept } from "./accept.ts"
+import { agent } from "./agent.ts"
 import * as Cluster from "./cluster.ts"
 import { hook } from "./hook.ts"
 import { line } from "./line.ts"
@@ -23,6 +24,7 @@ const plant = (options: Partial<Plant.Options>) =>
 
 const benches = {
   line: line.pipe(Effect.provide(plant({ sites: 1, gateways: 1, views: 1000 }))),
+  agent: agent.pipe(Effect.provide(GitServer.layerNoDeps().pipe(Layer.provideMerge(ControlPlane.layer)))),
   accept: accept.pipe(Effect.provide(plant({ sites: 1, gateways: 0, crs: 64 }))),
   hook: hook.pipe(Effect.provide(plant({ sites: 1, gateways: 0, crs: 1000, traced: false }))),
   start: start.pipe(Effect.provide(plant({ sites: 1, gateways: 1, traced: false }))),
