@@ -77,10 +77,7 @@ const soon = Effect.timeoutOrElse({
     )
 })
 
-/**
- * Patches in flight in all. More than a controller has writes in flight, which answer each of these: with 16, a hook for
- * 1 000 GatewaySyncs took half as long again.
- */
+/** Patches in flight in all: many, since they compete with the controller's own writes, which answer each of them. */
 const mostInFlight = 48
 const mostWaiting = 1024
 /** Only other replicas write beside us, and each of them one patch at a time. */
