@@ -5,6 +5,7 @@
 import { Duration, Effect, Metric, type JsonSchema } from "effect"
 import { execFileSync } from "node:child_process"
 import type * as Conditions from "../src/api/Conditions.ts"
+import * as AgentMetrics from "../src/agent/Metrics.ts"
 import * as CustomResourceDefinition from "../src/api/CustomResourceDefinition.ts"
 import * as GatewaySync from "../src/api/GatewaySync.ts"
 import * as Names from "../src/api/Names.ts"
@@ -169,6 +170,9 @@ const metrics = Effect.gen(function* () {
   yield* service.resolved(metadata, Duration.seconds(1))
   yield* Metric.update(Metric.withAttributes(Receiver.requests, { source: "github", status_code: "202" }), 1)
   yield* Metric.update(Metric.withAttributes(Supervisor.restarts, { fiber: "controller" }), 1)
+  yield* AgentMetrics.fetch(AgentMetrics.scan(AgentMetrics.sync("default")(Effect.void)))
+  yield* AgentMetrics.synced("default", { added: 0, modified: 0, deleted: 0 })
+  yield* AgentMetrics.started(Duration.seconds(1))
   const all = yield* Metric.snapshot
   return all
     .map(({ attributes, description, id, type }) => [
@@ -182,6 +186,8 @@ const metrics = Effect.gen(function* () {
     .sort(([a = ""], [b = ""]) => (a < b ? -1 : 1))
 }).pipe(Effect.provide(Metrics.layer))
 
+const isAgents = ([name = ""]: ReadonlyArray<string>) => name.includes("stoker_agent_")
+
 // Flags ---------------------------------------------------------------------------------------------------------------
 
 /** Without the flags that all commands have. */
@@ -191,7 +197,10 @@ const help = (root: string, command: string) =>
     .trim()
 
 /** @param values the table of the chart's values */
-export const render = async (root: string, values: string): Promise<string> => `# Reference
+export const render = async (root: string, values: string): Promise<string> => {
+  const series = await Effect.runPromise(metrics)
+  const head = ["name", "type", "labels", ""]
+  return `# Reference
 
 Made from the Schemas and the programs by \`npm run generate\`; edit those.
 
@@ -248,9 +257,18 @@ ${table(
   Object.entries(answers).map(([status, text]) => [status, text])
 )}
 
-## Metrics of the controller
+## Metrics
 
-${table(["name", "type", "labels", ""], await Effect.runPromise(metrics))}
+Of the controller, on port 8443 (\`stoker_fiber_restarts_total\` also of the agent):
+
+${table(
+  head,
+  series.filter((one) => !isAgents(one))
+)}
+
+Of each agent, on port 8083:
+
+${table(head, series.filter(isAgents))}
 
 ## Flags
 
@@ -270,3 +288,4 @@ ${help(root, "uninstall")}
 
 ${values}
 `
+}

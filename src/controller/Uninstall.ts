@@ -17,7 +17,8 @@ export class StillHeld extends Schema.TaggedError<StillHeld>()("StillHeld", {
   names: Schema.Array(Schema.String)
 }) {
   override get message(): string {
-    return `${this.names.join(", ")}: the finalizer ${Names.finalizer} is put on again. Another Stoker runs in this cluster: stop it first, or uninstall without hooks (helm uninstall --no-hooks)`
+    const more = this.names.length > 3 ? ` and ${this.names.length - 3} more` : ""
+    return `${this.names.slice(0, 3).join(", ")}${more}: the finalizer ${Names.finalizer} is put on again. Another Stoker runs in this cluster: stop it first, or uninstall without hooks (helm uninstall --no-hooks)`
   }
 }
 
