@@ -56,6 +56,8 @@
             pkgs.go
             pkgs.kubernetes-helm
             pkgs.kubectl
+            # The Ingress of the chart is tested behind it.
+            pkgs.nginx
             pkgs.etcd
           ]
           # kube-apiserver and kube-controller-manager; elsewhere the sandbox builds them with Go.
