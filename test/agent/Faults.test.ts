@@ -144,6 +144,35 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
     )
 
     test(
+      "in the middle of an apply, and the next commit has not got what was new: it goes",
+      Effect.gen(function* () {
+        const { awaitRefusal, beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, exists, gateway, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        const renames = yield* Ref.make(0)
+        yield* Ref.set(
+          beforeRename,
+          Effect.flatMap(
+            Ref.updateAndGet(renames, (count) => count + 1),
+            (count) => (count === 2 ? refuse("rename", "EIO") : Effect.void)
+          )
+        )
+        yield* want(yield* repository.commit({ files: { ...view("two"), "site/config/a/new.json": "new" } }))
+        yield* awaitRefusal
+        assert.isTrue(yield* exists("config/a/new.json"))
+        const third = yield* repository.commit({ files: { ...view("three"), "site/config/a/new.json": null } })
+        yield* heal
+        yield* want(third)
+        yield* api.awaitReport(synced(third))
+        assert.isFalse(yield* exists("config/a/new.json"))
+      })
+    )
+
+    test(
       "the agent's own folder and a project are removed: both come back with the next commit",
       Effect.gen(function* () {
         const { agent, api, dataDir, gateway, read, repository, want } = yield* makePlant()

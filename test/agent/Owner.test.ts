@@ -1,6 +1,6 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, layer } from "@effect/vitest"
-import { ConfigProvider, Context, Deferred, Effect, Exit, Fiber, FileSystem, Layer, Result, Scope } from "effect"
+import { ConfigProvider, Context, Deferred, Effect, Exit, Fiber, FileSystem, Layer, Queue, Result, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { Owner } from "../../src/agent/Owner.ts"
 import { Settings } from "../../src/agent/Settings.ts"
@@ -32,6 +32,22 @@ const agent = Effect.fnUntraced(function* (
   return Context.get(yield* Layer.build(Layer.fresh(layer)), Owner)
 })
 
+/** A volume on which something happens before a folder is made, or after a file was replaced. */
+const hooked = (
+  root: string,
+  hooks: { readonly makeFolder?: Effect.Effect<unknown>; readonly replaced?: Effect.Effect<unknown> }
+): Layer.Layer<Volume> =>
+  Layer.effect(
+    Volume,
+    Effect.map(Volume, (volume) =>
+      Volume.of({
+        ...volume,
+        makeFolder: (path) => Effect.andThen(hooks.makeFolder ?? Effect.void, volume.makeFolder(path)),
+        replace: (path, content) => Effect.tap(volume.replace(path, content), hooks.replaced ?? Effect.void)
+      })
+    )
+  ).pipe(Layer.provide(Volume.layer(root)))
+
 /** Whether the volume was given to it. The disk is real, so the clock goes on bit by bit while something waits for it. */
 const claimed = Effect.fnUntraced(function* (owner: (typeof Owner)["Service"]) {
   const claim = yield* Effect.forkChild(Effect.result(owner.claim))
@@ -61,41 +77,35 @@ layer(NodeServices.layer)("Owner", (it) => {
   it.effect("lets only one of two have a volume that nobody has, when both find it so at once", () =>
     Effect.gen(function* () {
       const root = yield* folder
-      // Both have looked before either signs.
       const looked = yield* Deferred.make<void>()
-      let looks = 0
-      const slow = Layer.effect(
-        Volume,
-        Effect.map(Volume, (volume) =>
-          Volume.of({
-            ...volume,
-            makeFolder: (path) =>
-              Effect.gen(function* () {
-                if (++looks === 2) yield* Deferred.succeed(looked, undefined)
-                yield* Deferred.await(looked)
-                yield* volume.makeFolder(path)
-              })
-          })
-        )
-      ).pipe(Layer.provide(Volume.layer(root)))
-      const pods = [yield* agent(root, "1", slow), yield* agent(root, "2", slow)]
-      const results = yield* Effect.forEach(pods, (pod) => Effect.result(pod.claim), { concurrency: 2 })
-      assert.strictEqual(results.filter(Result.isSuccess).length, 1)
+      const taken = yield* Deferred.make<void>()
+      // The slower one has looked before the quicker one signs, and signs after it.
+      const slow = hooked(root, {
+        makeFolder: Effect.andThen(Deferred.succeed(looked, undefined), Deferred.await(taken))
+      })
+      const quicker = yield* agent(root, "1")
+      const slower = yield* agent(root, "2", slow)
+      const late = yield* Effect.forkChild(Effect.flip(slower.claim))
+      yield* Deferred.await(looked)
+      yield* quicker.claim
+      yield* Deferred.succeed(taken, undefined)
+      assert.match((yield* Fiber.join(late)).message, /in use by the agent of pod plant\/pod-1/)
+      yield* quicker.claim
     })
   )
 
   it.effect("takes what nobody renewed for half a minute, and keeps what is renewed", () =>
     Effect.gen(function* () {
       const root = yield* folder
-      const one = yield* agent(root, "1")
+      const renewed = yield* Queue.unbounded<void>()
+      const one = yield* agent(root, "1", hooked(root, { replaced: Queue.offer(renewed, undefined) }))
       const two = yield* agent(root, "2")
       yield* one.claim
-      const fs = yield* FileSystem.FileSystem
-      const mark = fs.readFileString(`${root}/.stoker/owner`)
       const renewing = yield* Effect.forkChild(one.renew)
       for (let times = 0; times < 8; times++) {
-        const before = yield* mark
-        while ((yield* mark) === before) yield* Effect.andThen(turn, TestClock.adjust("100 millis"))
+        yield* turn
+        yield* TestClock.adjust("5 seconds")
+        yield* Queue.take(renewed)
         assert.isFalse(yield* claimed(two))
       }
       yield* Fiber.interrupt(renewing)
