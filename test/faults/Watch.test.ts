@@ -77,131 +77,156 @@ const mirrored = Effect.fnUntraced(function* (
   return { client, colors, create, lists, paint, proxy, ref, store: writer.store, tells, told, watches }
 })
 
+/** Milliseconds: back-offs add up where an API server is away for long. */
+const patience = 90_000
+
 const services = Layer.merge(Connection.layer, NodeServices.layer)
 
 layer(services, { excludeTestServices: true, timeout: "2 minutes" })("A watch", (it) => {
-  it.effect("goes on where it was when its connection is cut in the middle of a line", () =>
-    Effect.gen(function* () {
-      const { lists, paint, proxy, tells, watches } = yield* mirrored("cut", ["a", "b"])
-      proxy.fail((asked) => (Proxy.isWatch(asked) ? { _tag: "Cut" } : undefined))
-      yield* paint("a", "blue")
-      yield* eventually(
-        Effect.sync(() => watches().length),
-        (count) => count > 1
-      )
-      proxy.heal()
-      yield* paint("b", "green")
-      yield* tells("a: red → blue", "b: red → green")
-      assert.lengthOf(lists(), 1)
-    })
+  it.effect(
+    "goes on where it was when its connection is cut in the middle of a line",
+    () =>
+      Effect.gen(function* () {
+        const { lists, paint, proxy, tells, watches } = yield* mirrored("cut", ["a", "b"])
+        proxy.fail((asked) => (Proxy.isWatch(asked) ? { _tag: "Cut" } : undefined))
+        yield* paint("a", "blue")
+        yield* eventually(
+          Effect.sync(() => watches().length),
+          (count) => count > 1
+        )
+        proxy.heal()
+        yield* paint("b", "green")
+        yield* tells("a: red → blue", "b: red → green")
+        assert.lengthOf(lists(), 1)
+      }),
+    patience
   )
 
-  it.effect("finds out that its connection is half open, and misses nothing", () =>
-    Effect.gen(function* () {
-      const { client, colors, create, paint, proxy, ref, tells, watches } = yield* mirrored("half-open", ["a", "b"], {
-        silence: Duration.seconds(1)
-      })
-      // Only the connections that are open now: a network that forgot them takes new ones.
-      const before = watches().length
-      const dead = new Set(proxy.asked)
-      proxy.fail((asked) => (dead.has(asked) && Proxy.isWatch(asked) ? { _tag: "Stall" } : undefined))
-      yield* paint("a", "blue")
-      yield* client.delete(Resource.configMaps, ref("b"))
-      yield* create("c", "green")
-      yield* tells("a: red → blue", "b: red → -", "c: - → green")
-      assert.isAbove(watches().length, before)
-      assert.deepStrictEqual(yield* colors, { a: "blue", c: "green" })
-    })
+  it.effect(
+    "finds out that its connection is half open, and misses nothing",
+    () =>
+      Effect.gen(function* () {
+        const { client, colors, create, paint, proxy, ref, tells, watches } = yield* mirrored("half-open", ["a", "b"], {
+          silence: Duration.seconds(1)
+        })
+        // Only the connections that are open now: a network that forgot them takes new ones.
+        const before = watches().length
+        const dead = new Set(proxy.asked)
+        proxy.fail((asked) => (dead.has(asked) && Proxy.isWatch(asked) ? { _tag: "Stall" } : undefined))
+        yield* paint("a", "blue")
+        yield* client.delete(Resource.configMaps, ref("b"))
+        yield* create("c", "green")
+        yield* tells("a: red → blue", "b: red → -", "c: - → green")
+        assert.isAbove(watches().length, before)
+        assert.deepStrictEqual(yield* colors, { a: "blue", c: "green" })
+      }),
+    patience
   )
 
-  it.effect("comes up over an API server that is overloaded, fails and forgets, and then watches", () =>
-    Effect.gen(function* () {
-      const refusals: Array<Proxy.Fault> = [
-        { _tag: "Answer", status: 429, headers: { "retry-after": "1" }, body: { message: "too many requests" } },
-        { _tag: "Answer", status: 500, body: { message: "etcd has a bad day" } },
-        { _tag: "Answer", status: 410, body: { reason: "Expired", message: "gone" } }
-      ]
-      const { create, lists, tells } = yield* mirrored("overloaded", ["a"], { fault: () => refusals.shift() })
-      assert.lengthOf(lists(), 4)
-      yield* create("b", "blue")
-      yield* tells("b: - → blue")
-    })
+  it.effect(
+    "comes up over an API server that is overloaded, fails and forgets, and then watches",
+    () =>
+      Effect.gen(function* () {
+        const refusals: Array<Proxy.Fault> = [
+          { _tag: "Answer", status: 429, headers: { "retry-after": "1" }, body: { message: "too many requests" } },
+          { _tag: "Answer", status: 500, body: { message: "etcd has a bad day" } },
+          { _tag: "Answer", status: 410, body: { reason: "Expired", message: "gone" } }
+        ]
+        const { create, lists, tells } = yield* mirrored("overloaded", ["a"], { fault: () => refusals.shift() })
+        assert.lengthOf(lists(), 4)
+        yield* create("b", "blue")
+        yield* tells("b: - → blue")
+      }),
+    patience
   )
 
-  it.effect("lists 1 200 objects in pages, from the start again when a page is too old", () =>
-    Effect.gen(function* () {
-      const names = Array.from({ length: 1200 }, (_, index) => `map-${index}`)
-      let refused = false
-      const { lists, store } = yield* mirrored("pages", names, {
-        fault: ({ path }) => {
-          if (refused || !path.includes("continue=")) return undefined
-          refused = true
-          return { _tag: "Answer", status: 410, body: { reason: "Expired", message: "the token is too old" } }
-        }
-      })
-      assert.lengthOf(yield* store.all, 1200)
-      assert.lengthOf(lists(), 2 + 3)
-    })
+  it.effect(
+    "lists 1 200 objects in pages, from the start again when a page is too old",
+    () =>
+      Effect.gen(function* () {
+        const names = Array.from({ length: 1200 }, (_, index) => `map-${index}`)
+        let refused = false
+        const { lists, store } = yield* mirrored("pages", names, {
+          fault: ({ path }) => {
+            if (refused || !path.includes("continue=")) return undefined
+            refused = true
+            return { _tag: "Answer", status: 410, body: { reason: "Expired", message: "the token is too old" } }
+          }
+        })
+        assert.lengthOf(yield* store.all, 1200)
+        assert.lengthOf(lists(), 2 + 3)
+      }),
+    patience
   )
 
-  it.effect("announces what vanished when history was compacted while it was away", () =>
-    Effect.gen(function* () {
-      const { apiServer, compact } = yield* ControlPlane
-      const { client, colors, create, lists, paint, proxy, ref, tells } = yield* mirrored("compacted", ["a", "b", "c"])
-      const open = new Set(proxy.asked)
-      proxy.fail((asked) => (open.has(asked) ? { _tag: "Cut" } : { _tag: "Answer", status: 500, body: {} }))
-      yield* paint("a", "blue")
-      yield* client.delete(Resource.configMaps, ref("b"))
-      yield* create("d", "green")
-      yield* client.delete(Resource.configMaps, ref("c"))
-      yield* create("c", "white")
-      yield* compact
-      // Without its cache the API server knows nothing from before the compaction.
-      yield* apiServer.kill
-      yield* apiServer.start
-      proxy.heal()
-      yield* eventually(colors, (all) => all["d"] === "green")
-      assert.deepStrictEqual(yield* colors, { a: "blue", c: "white", d: "green" })
-      assert.lengthOf(lists(), 2)
-      yield* tells("b: red → -", "a: red → blue", "c: red → -", "c: - → white", "d: - → green")
-    })
+  it.effect(
+    "announces what vanished when history was compacted while it was away",
+    () =>
+      Effect.gen(function* () {
+        const { apiServer, compact } = yield* ControlPlane
+        const { client, colors, create, lists, paint, proxy, ref, tells } = yield* mirrored("compacted", [
+          "a",
+          "b",
+          "c"
+        ])
+        const open = new Set(proxy.asked)
+        proxy.fail((asked) => (open.has(asked) ? { _tag: "Cut" } : { _tag: "Stall" }))
+        yield* paint("a", "blue")
+        yield* client.delete(Resource.configMaps, ref("b"))
+        yield* create("d", "green")
+        yield* client.delete(Resource.configMaps, ref("c"))
+        yield* create("c", "white")
+        yield* compact
+        // Without its cache the API server knows nothing from before the compaction.
+        yield* apiServer.kill
+        yield* apiServer.start
+        proxy.heal()
+        yield* eventually(colors, (all) => all["d"] === "green")
+        assert.deepStrictEqual(yield* colors, { a: "blue", c: "white", d: "green" })
+        assert.lengthOf(lists(), 2)
+        yield* tells("b: red → -", "a: red → blue", "c: red → -", "c: - → white", "d: - → green")
+      }),
+    patience
   )
 
-  it.effect("finds out that etcd was restored from an older copy, and goes back with it (half a minute)", () =>
-    Effect.gen(function* () {
-      const { apiServer, etcd } = yield* ControlPlane
-      const fileSystem = yield* FileSystem.FileSystem
-      const path = yield* Path.Path
-      const folder = path.dirname(etcd.logFile)
-      const [data, copy] = [path.join(folder, "etcd"), path.join(folder, "etcd-copy")]
-      const { client, colors, create, paint, ref } = yield* mirrored("restored", ["a", "b"])
+  it.effect(
+    "finds out that etcd was restored from an older copy, and goes back with it (half a minute)",
+    () =>
+      Effect.gen(function* () {
+        const { apiServer, etcd } = yield* ControlPlane
+        const fileSystem = yield* FileSystem.FileSystem
+        const path = yield* Path.Path
+        const folder = path.dirname(etcd.logFile)
+        const [data, copy] = [path.join(folder, "etcd"), path.join(folder, "etcd-copy")]
+        const { client, colors, create, paint, ref } = yield* mirrored("restored", ["a", "b"])
 
-      yield* apiServer.kill
-      yield* etcd.stop
-      yield* fileSystem.copy(data, copy)
-      yield* etcd.start
-      yield* apiServer.start
-      // All this will never have happened.
-      yield* paint("a", "blue")
-      yield* client.delete(Resource.configMaps, ref("b"))
-      yield* create("c", "green")
-      yield* Effect.forEach(
-        Array.from({ length: 200 }, (_, index) => String(index)),
-        (color) => paint("c", color)
-      )
-      yield* eventually(colors, (all) => all["c"] === "199")
-      assert.deepStrictEqual(yield* colors, { a: "blue", c: "199" })
+        yield* apiServer.kill
+        yield* etcd.stop
+        yield* fileSystem.copy(data, copy)
+        yield* etcd.start
+        yield* apiServer.start
+        // All this will never have happened.
+        yield* paint("a", "blue")
+        yield* client.delete(Resource.configMaps, ref("b"))
+        yield* create("c", "green")
+        yield* Effect.forEach(
+          Array.from({ length: 200 }, (_, index) => String(index)),
+          (color) => paint("c", color)
+        )
+        yield* eventually(colors, (all) => all["c"] === "199")
+        assert.deepStrictEqual(yield* colors, { a: "blue", c: "199" })
 
-      yield* apiServer.kill
-      yield* etcd.stop
-      yield* fileSystem.remove(data, { recursive: true })
-      yield* fileSystem.rename(copy, data)
-      yield* etcd.start
-      yield* apiServer.start
-      yield* eventually(colors, (all) => all["a"] === "red" && all["b"] === "red" && all["c"] === undefined)
-      // And it is not deaf.
-      yield* create("d", "green")
-      yield* eventually(colors, (all) => all["d"] === "green")
-    })
+        yield* apiServer.kill
+        yield* etcd.stop
+        yield* fileSystem.remove(data, { recursive: true })
+        yield* fileSystem.rename(copy, data)
+        yield* etcd.start
+        yield* apiServer.start
+        yield* eventually(colors, (all) => all["a"] === "red" && all["b"] === "red" && all["c"] === undefined)
+        // And it is not deaf.
+        yield* create("d", "green")
+        yield* eventually(colors, (all) => all["d"] === "green")
+      }),
+    patience
   )
 })
