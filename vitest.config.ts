@@ -5,7 +5,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // Real processes are started by many tests; two cores bear two files at a time.
     maxWorkers: 2,
-    testTimeout: 30_000,
-    hookTimeout: 120_000
+    testTimeout: 60_000,
+    hookTimeout: 180_000
   }
 })

@@ -207,6 +207,6 @@ describe("WorkQueue", () => {
           assert.isTrue(isDue || (before !== -1 && ends[before] === run.began))
         })
       }).pipe(Effect.scoped),
-    { arbitrary: { runs: 10_000 } }
+    { timeout: 180_000, arbitrary: { runs: 10_000 } }
   )
 })
