@@ -110,12 +110,18 @@ const make = Effect.gen(function* () {
       readonly schema: Schema.Codec<A, unknown>
       readonly labelSelector?: string
       readonly fieldSelector?: string
+      readonly pageSize?: number
     },
     onChange: (change: Store.Change<A>) => Effect.Effect<void>
   ) => supervise(`reflector ${options.resource.plural}`, Reflector.run(writer, options, onChange))
 
   yield* mirror(gatewaySyncs, { resource: Names.gatewaySyncs, schema: GatewaySync }, onGatewaySync)
-  yield* mirror(pods, { resource: Resource.pods, schema: Pod.Pod, fieldSelector: Pod.fieldSelector }, onPod)
+  yield* mirror(
+    pods,
+    // Pods are large: what a page takes in memory is not given back.
+    { resource: Resource.pods, schema: Pod.Pod, fieldSelector: Pod.fieldSelector, pageSize: 100 },
+    onPod
+  )
   yield* mirror(
     maps,
     { resource: Resource.configMaps, schema: OwnedMap.OwnedMap, labelSelector: OwnedMap.labelSelector },
