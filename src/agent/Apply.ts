@@ -177,7 +177,9 @@ export const recover: Effect.Effect<Recovery, VolumeError, Volume> = Effect.unin
     const remaining = yield* whatRemains(journal)
     const owed = journal.scans
     if (remaining === undefined) {
-      yield* Effect.logWarning("an interrupted sync is taken back: part of its new files is not there")
+      yield* Effect.logWarning(
+        "an interrupted sync cannot be completed, since part of its new files is not there; the disk is compared anew"
+      )
       yield* Journal.save(Journal.Scan.make({ scans: owed }))
       yield* volume.removeTree(staging)
       return { owed, interrupted: true }
