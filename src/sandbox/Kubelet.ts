@@ -5,6 +5,7 @@
 import { type Duration, Effect, FileSystem, Option, Path, Redacted, Schedule, Schema } from "effect"
 import { HttpClient } from "effect/http"
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
+import * as Names from "../api/Names.ts"
 import * as Checkout from "./Checkout.ts"
 import { ControlPlane } from "./ControlPlane.ts"
 import { freePort, Processes } from "./Processes.ts"
@@ -76,6 +77,22 @@ export interface Running {
 
 /** A program of the product did not come up. Not retried. */
 export class KubeletError extends Schema.TaggedError<KubeletError>()("KubeletError", { message: Schema.String }) {}
+
+/** The status of a gateway pod whose agent, a native sidecar, has started. */
+export const sidecarStatus = (phase: "Pending" | "Running", ready: boolean) => ({
+  phase,
+  initContainerStatuses: [
+    {
+      name: Names.agentContainer,
+      image: "stoker-agent",
+      imageID: "",
+      started: true,
+      ready,
+      restartCount: 0,
+      state: { running: {} }
+    }
+  ]
+})
 
 /** A folder as the kubelet projects it: `token` (renewed long before it expires), `ca.crt`, `namespace`. */
 export const serviceAccount = Effect.fnUntraced(function* (namespace: string, name: string) {

@@ -332,20 +332,7 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
       Manifests.apply(
         [
           pod({
-            status: {
-              phase,
-              initContainerStatuses: [
-                {
-                  name: Names.agentContainer,
-                  image: "stoker-agent",
-                  imageID: "",
-                  started: true,
-                  ready,
-                  restartCount: 0,
-                  state: { running: {} }
-                }
-              ]
-            }
+            status: Kubelet.sidecarStatus(phase, ready)
           })
         ],
         namespace,

@@ -61,20 +61,6 @@ export const make = Effect.fnUntraced(function* (where: { readonly namespace: st
     scanDuration: "10 millis"
   })
   const podName = "gateway-0"
-  const sidecar = (phase: string, ready: boolean) => ({
-    phase,
-    initContainerStatuses: [
-      {
-        name: Names.agentContainer,
-        image: "stoker-agent",
-        imageID: "",
-        started: true,
-        ready,
-        restartCount: 0,
-        state: { running: {} }
-      }
-    ]
-  })
   const pod: Manifests.Manifest = {
     apiVersion: "v1",
     kind: "Pod",
@@ -89,10 +75,10 @@ export const make = Effect.fnUntraced(function* (where: { readonly namespace: st
       containers: [{ name: "gateway", image: "inductiveautomation/ignition:8.3" }]
     }
   }
-  const setStatus = (phase: string, ready: boolean) => {
+  const setStatus = (phase: "Pending" | "Running", ready: boolean) => {
     const { apiVersion, kind } = pod
     return Manifests.apply(
-      [{ apiVersion, kind, metadata: { name: podName }, status: sidecar(phase, ready) }],
+      [{ apiVersion, kind, metadata: { name: podName }, status: Kubelet.sidecarStatus(phase, ready) }],
       where.namespace,
       "/status"
     )
