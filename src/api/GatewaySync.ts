@@ -264,6 +264,7 @@ export const progress = (cr: GatewaySync): Progress => {
       RequestedRef.isHandled(cr.metadata.annotations, cr.status.lastHandledRequest) &&
       cr.status.observedGeneration === cr.metadata.generation &&
       isTrue("RefResolved") &&
+      Conditions.get(conditions, "ProfilesValid")?.status !== "False" &&
       isTrue("AllGatewaysSynced") &&
       gateways.length > 0 &&
       synced === gateways.length,

@@ -2,7 +2,7 @@
  * ConfigMap `stoker-metadata-{cr}`: what the controller tells the agents of one GatewaySync. Written by the controller
  * only, always as a whole; an agent never trusts a part of it that does not decode.
  */
-import { Effect, Schema } from "effect"
+import { Effect, Option, Schema, Struct } from "effect"
 import * as Profile from "./Profile.ts"
 
 export const AuthType = Schema.Literals(["none", "ssh", "token", "githubApp"])
@@ -30,17 +30,26 @@ export type Data = typeof Data.Type
 
 export const decode = Schema.decodeUnknownEffect(Data)
 const encodeSync = Schema.encodeSync(Data)
+const decodeOption = Schema.decodeUnknownOption(Data)
+const keys = Struct.keys(Data.fields)
 
-/**
- * The map's `data`, ready to apply.
- *
- * @param hash digest of a text in a form that may be a label's value, e.g. 16 hexadecimal digits
- */
+/** Digest of a text in a form that may be a label's value, e.g. 16 hexadecimal digits. */
+export type Hash = (text: string) => string
+
+const revisionOf = (data: Readonly<Record<string, unknown>>, hash: Hash): string =>
+  hash(JSON.stringify(Object.entries(data).sort(([a], [b]) => (a < b ? -1 : 1))))
+
+/** The map's `data`, ready to apply. */
 export const encode = (
   data: Omit<Data, "revision">,
-  hash: (text: string) => string
+  hash: Hash
 ): Readonly<Record<string, string>> & { readonly revision: string } => {
   const { traceparent, ...rest } = encodeSync(data)
-  const stable = JSON.stringify(Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1)))
-  return { ...rest, ...(traceparent === undefined ? {} : { traceparent }), revision: hash(stable) }
+  return { ...rest, ...(traceparent === undefined ? {} : { traceparent }), revision: revisionOf(rest, hash) }
+}
+
+/** The map's `data` where it is just what {@link encode} made: its revision tells whether somebody edited it. */
+export const whole = (data: Readonly<Record<string, string>>, hash: Hash): Option.Option<Data> => {
+  const { revision, traceparent: _traceparent, ...rest } = Struct.pick(data, keys)
+  return revision === revisionOf(rest, hash) ? decodeOption(data) : Option.none()
 }

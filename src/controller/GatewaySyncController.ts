@@ -157,30 +157,33 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
   const prepared = yield* attempt(Maps.ensureStatus(cr, maps.status))
   const granted = bindsAgents ? yield* attempt(AgentAccess.apply(cr, pods)) : nothing
 
-  const knownUrl = maps.metadata?.data["gitURL"]
+  const told = Maps.told(cr, maps.metadata)
   // Before the agents are told of a commit that they fetch with it.
   const token = yield* attempt(GitHubToken.keep(cr))
-  const resolution = cr.spec.paused ? Resolve.paused(cr, knownUrl) : yield* Resolve.resolve(cr, inForce, knownUrl)
+  // With profiles that no agent could follow a request stays open until they are mended.
+  const asks = !cr.spec.paused && problems.length === 0
+  const resolution = asks ? yield* Resolve.resolve(cr, inForce, told) : Resolve.unasked(cr, told)
 
   const { commit } = resolution
-  const told =
-    commit === undefined || problems.length > 0
+  // Written or not: a gateway counts as synced when it has this.
+  const wanted = commit === undefined ? undefined : Maps.desired(cr, commit)
+  const telling =
+    wanted === undefined || problems.length > 0
       ? nothing
-      : yield* attempt(Maps.applyMetadata(cr, maps.metadata, commit))
-  const revision = told.value?.revision ?? maps.metadata?.data["revision"]
-  const failure = [prepared, granted, token, told].find(({ error }) => error !== undefined)?.error
+      : yield* attempt(Maps.applyMetadata(cr, maps.metadata, wanted))
+  const failure = [prepared, granted, token, telling].find(({ error }) => error !== undefined)?.error
 
   const gateways = Discovery.discover({
     pods,
     reports: maps.status?.data ?? {},
-    wanted: commit === undefined || revision === undefined ? undefined : { commit: commit.commit, revision }
+    wanted: commit === undefined || wanted === undefined ? undefined : { ...commit, revision: wanted.revision }
   })
   const now = yield* DateTime.now
   const status = Summary.status({
     cr,
     inForce,
     // What was resolved is not answered before the agents are told.
-    resolution: { ...resolution, handled: resolution.handled && told.error === undefined },
+    resolution: { ...resolution, handled: resolution.handled && telling.error === undefined },
     problems,
     gateways,
     failure: failure?.message,

@@ -119,6 +119,7 @@ export const layer = layerWith(definitions)
 // What tests do -------------------------------------------------------------------------------------------------------
 
 const decode = Schema.decodeUnknownEffect(GatewaySync)
+const decodePod = Schema.decodeUnknownEffect(Schema.Struct({ metadata: Schema.Struct({ uid: Schema.String }) }))
 const decodeEvents = Schema.decodeUnknownEffect(
   Schema.Struct({
     items: Schema.Array(
@@ -176,8 +177,47 @@ export const plant = Effect.fnUntraced(function* (namespace: string) {
   const patch = (name: string, body: object) => client.mergePatch(Names.gatewaySyncs, ref(name), body, { fieldManager })
   const annotate = (name: string, annotations: Readonly<Record<string, string | null>>) =>
     patch(name, { metadata: { annotations } })
+  /** The pod of a gateway of `site` whose sidecar is ready; answers its UID. */
+  const gateway = Effect.fnUntraced(function* (name: string) {
+    const pod = yield* client.create(
+      Resource.pods,
+      namespace,
+      {
+        metadata: { name, annotations: { [Names.pod.crName]: "site", [Names.pod.inject]: "true" } },
+        spec: {
+          initContainers: [{ name: Names.agentContainer, image: "agent", restartPolicy: "Always" }],
+          containers: [{ name: "gateway", image: "gateway" }]
+        }
+      },
+      { fieldManager }
+    )
+    yield* sidecar(name, true)
+    return (yield* decodePod(pod)).metadata.uid
+  })
+  const sidecar = (pod: string, ready: boolean) =>
+    client.mergePatch(
+      Resource.pods,
+      ref(pod),
+      {
+        status: {
+          phase: "Running",
+          initContainerStatuses: [
+            { name: Names.agentContainer, ready, started: true, restartCount: 0, image: "agent", imageID: "" }
+          ]
+        }
+      },
+      { fieldManager, subresource: "status" }
+    )
+  /** What the agent of a pod reports of `site`. */
+  const report = (pod: string, value: object) =>
+    client.mergePatch(
+      Resource.configMaps,
+      ref(Names.statusMap("site")),
+      { data: { [pod]: JSON.stringify(value) } },
+      { fieldManager: Names.managers.agent }
+    )
 
-  return { namespace, client, repository, ref, get, data, events, create, patch, annotate }
+  return { namespace, client, repository, ref, get, data, events, create, patch, annotate, gateway, sidecar, report }
 })
 
 /** Looks until it is so. */

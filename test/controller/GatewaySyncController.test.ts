@@ -369,55 +369,22 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       yield* plant.create("site", {})
       yield* Cluster.until(plant.get("site"), hasCommit(first))
       const { revision } = yield* plant.data("stoker-metadata-site")
-      const created = (yield* plant.client.create(
-        Resource.pods,
-        "gateways",
-        {
-          metadata: { name: "gateway-0", annotations: { [Names.pod.crName]: "site", [Names.pod.inject]: "true" } },
-          spec: {
-            initContainers: [{ name: Names.agentContainer, image: "agent", restartPolicy: "Always" }],
-            containers: [{ name: "gateway", image: "gateway" }]
-          }
-        },
-        { fieldManager: "test" }
-      )) as { readonly metadata: { readonly uid: string } }
-      const status = (ready: boolean) =>
-        plant.client.mergePatch(
-          Resource.pods,
-          plant.ref("gateway-0"),
-          {
-            status: {
-              phase: "Running",
-              initContainerStatuses: [
-                { name: Names.agentContainer, ready, started: true, restartCount: 0, image: "agent", imageID: "" }
-              ]
-            }
-          },
-          { fieldManager: "test", subresource: "status" }
-        )
-      yield* status(true)
+      const podUID = yield* plant.gateway("gateway-0")
       const gateway = (cr: GatewaySync) => cr.status.discoveredGateways?.[0]
       const pending = yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncStatus === "Pending")
       assert.strictEqual(gateway(pending)?.message, "no report yet")
 
-      const report = (key: string, value: object) =>
-        plant.client.mergePatch(
-          Resource.configMaps,
-          plant.ref("stoker-status-site"),
-          { data: { [key]: JSON.stringify(value) } },
-          { fieldManager: Names.managers.agent }
-        )
       const synced = {
         syncStatus: "Synced",
         syncedCommit: first,
         observedRevision: revision,
-        podUID: created.metadata.uid
+        podUID
       }
-      yield* report("gone-0", synced)
-      yield* report("gateway-0", { ...synced, observedRevision: "older" })
+      yield* plant.report("gone-0", synced)
+      yield* plant.report("gateway-0", { ...synced, observedRevision: "older" })
       yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncedCommit === first)
       assert.strictEqual(gateway(yield* plant.get("site"))?.syncStatus, "Pending")
-      yield* report("gateway-0", synced)
+      yield* plant.report("gateway-0", synced)
       const ready = yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "Ready")?.status === "True")
       assert.strictEqual(condition(ready, "AllGatewaysSynced")?.message, "1/1 synced")
       assert.strictEqual(condition(ready, "SidecarInjected")?.status, "True")
@@ -429,13 +396,13 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
         `SyncCompleted: 1/1 synced: main at ${first.slice(0, 7)}`
       ])
 
-      yield* report("gateway-0", { ...synced, syncStatus: "Error", errorMessage: "the scan failed" })
+      yield* plant.report("gateway-0", { ...synced, syncStatus: "Error", errorMessage: "the scan failed" })
       const failed = yield* Cluster.until(plant.events, (all) => all.length === 3)
       assert.strictEqual(failed[2], "SyncFailed: gateway gateway-0 (pod gateway-0): the scan failed")
-      yield* report("gateway-0", synced)
+      yield* plant.report("gateway-0", synced)
       yield* Cluster.until(plant.events, (all) => all.some((line) => line.endsWith(" ×2")))
 
-      yield* status(false)
+      yield* plant.sidecar("gateway-0", false)
       const notReady = yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncStatus === "Pending")
       assert.strictEqual(gateway(notReady)?.message, "the sidecar is not ready")
     })

@@ -48,7 +48,7 @@ const remote = Effect.sync(() => {
 const follow = Effect.fnUntraced(function* (cr: ReturnType<typeof gatewaySync>) {
   const inForce = RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref)
   while (true) {
-    const { nextLook } = yield* Resolve.resolve(cr, inForce, cr.spec.git.repo)
+    const { nextLook } = yield* Resolve.resolve(cr, inForce, { repository: cr.spec.git.repo, commit: undefined })
     yield* Effect.sleep(nextLook - (yield* Clock.currentTimeMillis))
   }
 })

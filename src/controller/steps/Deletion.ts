@@ -1,6 +1,6 @@
 /**
  * A GatewaySync that is being deleted: first its objects go, then our finalizer. Each step may be repeated, and is right
- * also when nothing was ever made.
+ * also when nothing was ever made. Role and binding go with their owner where we have no right on them.
  */
 import { Effect } from "effect"
 import * as Names from "../../api/Names.ts"
@@ -23,9 +23,12 @@ export const run = Effect.fnUntraced(function* (cr: Finalizer.Held) {
   yield* Effect.forEach(
     targets,
     ([resource, target]) =>
-      client
-        .delete(resource, { namespace, name: target })
-        .pipe(Effect.catchReason("ApiError", "NotFound", () => Effect.void)),
+      client.delete(resource, { namespace, name: target }).pipe(
+        Effect.catchReason("ApiError", "NotFound", () => Effect.void),
+        Effect.catchReason("ApiError", "Forbidden", (_, error) =>
+          resource.group === Resource.roles.group ? Effect.void : Effect.fail(error)
+        )
+      ),
     { discard: true }
   )
   yield* Finalizer.remove(cr)

@@ -11,7 +11,7 @@ export interface Input {
   readonly pods: ReadonlyArray<Pod.Pod>
   /** `data` of the status map. */
   readonly reports: Readonly<Record<string, string>>
-  /** What the metadata map says, if there is one. */
+  /** What the agents shall have, told or not; undefined before anything resolved. */
   readonly wanted: { readonly revision: string; readonly commit: string } | undefined
 }
 

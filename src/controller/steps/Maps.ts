@@ -17,7 +17,7 @@ import * as Pod from "../Pod.ts"
 import { Stores } from "../Stores.ts"
 import * as Discovery from "./Discovery.ts"
 import * as Owned from "./Owned.ts"
-import type { Commit } from "./Resolve.ts"
+import type { Commit, Told } from "./Resolve.ts"
 
 export const hash = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 16)
 
@@ -53,6 +53,15 @@ export const says = (
   Object.entries(data).every(([key, value]) => map.data[key] === value) &&
   map.data["allowMassDeletion"] === data["allowMassDeletion"]
 
+/** What the agents are told by a map; nothing by one that belongs to a former GatewaySync of that name. */
+export const told = (cr: GatewaySync.GatewaySync, map: OwnedMap.OwnedMap | undefined): Told | undefined => {
+  if (map === undefined) return undefined
+  const repository = map.data["gitURL"]
+  const whole = OwnedMap.isOwnedBy(map, cr.metadata.uid) ? Metadata.whole(map.data, hash) : Option.none()
+  const commit = Option.map(whole, ({ commit, ref }) => ({ commit, ref }))
+  return { repository, commit: Option.getOrUndefined(commit) }
+}
+
 const Written = Schema.Struct({
   ...OwnedMap.OwnedMap.fields,
   metadata: Schema.Struct({ ...OwnedMap.OwnedMap.fields.metadata.fields, resourceVersion: Schema.String })
@@ -63,10 +72,9 @@ const decodeWritten = Schema.decodeUnknownOption(Written)
 export const applyMetadata = Effect.fnUntraced(function* (
   cr: GatewaySync.GatewaySync,
   map: OwnedMap.OwnedMap | undefined,
-  commit: Commit
+  data: ReturnType<typeof desired>
 ) {
-  const data = desired(cr, commit)
-  if (map !== undefined && says(map, cr, data)) return data
+  if (map !== undefined && says(map, cr, data)) return
   const stores = yield* Stores
   const answer = yield* Effect.gen(function* () {
     const traceparent = yield* Traceparent.current
@@ -84,7 +92,6 @@ export const applyMetadata = Effect.fnUntraced(function* (
   }).pipe(Effect.withSpan("apply", { attributes: { commit: data["commit"], revision: data.revision } }))
   const written = decodeWritten(answer)
   if (Option.isSome(written)) yield* stores.maps.acknowledge(written.value.metadata, written.value)
-  return data
 })
 
 /** Makes the status map, without `data`: an apply of `data: {}` would own it, and every report be a conflict. */

@@ -2,11 +2,11 @@
  * From the ref in force to a commit.
  *
  * The remote is asked only when no commit is known for the ref, when there is a request that was not answered, when a
- * poll is due, or when a retry is due. Every other reconcile works with the commit that the status holds, so neither a
- * pod nor a restart moves a branch. What cannot be resolved takes nothing hostage: the last commit stays in force, and
+ * poll is due, or when a retry is due. Every other reconcile works with the commit that the agents were told, so neither
+ * a pod nor a restart moves a branch. What cannot be resolved takes nothing hostage: the last commit stays in force, and
  * its ref is polled on.
  */
-import { Clock, DateTime, Duration, Effect, Option, Random, Result } from "effect"
+import { Clock, DateTime, Duration, Effect, Equal, Option, Random, Result } from "effect"
 import * as Conditions from "../../api/Conditions.ts"
 import type { GatewaySync } from "../../api/GatewaySync.ts"
 import * as GoDuration from "../../api/GoDuration.ts"
@@ -41,9 +41,9 @@ export interface Resolution {
   readonly nextLook: number
 }
 
-/** Nothing is asked while paused. */
-export const paused = (cr: GatewaySync, knownUrl: string | undefined): Resolution => ({
-  commit: stored(cr, knownUrl),
+/** Nothing is asked: what is in force stays, and what was requested stays open. */
+export const unasked = (cr: GatewaySync, told: Told | undefined): Resolution => ({
+  commit: held(cr, told).commit,
   finding: undefined,
   handled: RequestedRef.isHandled(cr.metadata.annotations, cr.status.lastHandledRequest),
   nextLook: Number.POSITIVE_INFINITY
@@ -66,22 +66,40 @@ export const lagDelays: ReadonlyArray<number> = [500, 1000, 2000, 4000, 8000, 15
 
 // What is known, and what must be asked -------------------------------------------------------------------------------
 
+/** What the metadata map tells the agents. */
+export interface Told {
+  readonly repository: string | undefined
+  /** None where the map is not as we write it: the Go operator's, or one that somebody edited. */
+  readonly commit: Commit | undefined
+}
+
+export interface Held {
+  readonly commit: Commit | undefined
+  /** The map and the status agree. Where not, a write between them is missing, and nobody knows what led to it. */
+  readonly isSettled: boolean
+}
+
 /**
- * The commit that the status holds.
- *
- * @param knownUrl the repository that the metadata map speaks of: a commit says nothing about another one. Without a
- *   map it counts while the spec is the one that was observed and resolved.
+ * The commit in force: what the agents were told. The map is written before the status, so that it is the newer one when
+ * a leader ends between the two. Without such a map the commit of the status counts, if it is of this repository: while
+ * the spec is the one that was observed and resolved, or where the map names it.
  */
-export const stored = (cr: GatewaySync, knownUrl: string | undefined): Commit | undefined => {
-  const { lastSyncCommit: commit, lastSyncRef: ref, lastSyncRefKind: kind, observedGeneration } = cr.status
-  if (commit === undefined || ref === undefined) return undefined
+export const held = (cr: GatewaySync, told: Told | undefined): Held => {
+  const { lastSyncCommit, lastSyncRef: ref, lastSyncRefKind: kind, observedGeneration } = cr.status
+  const noted = lastSyncCommit === undefined || ref === undefined ? undefined : { commit: lastSyncCommit, ref }
+  const full = noted === undefined || kind === undefined ? noted : { ...noted, kind }
+  if (told?.commit !== undefined) {
+    if (told.repository !== cr.spec.git.repo) return { commit: undefined, isSettled: true }
+    return Equal.equals(told.commit, noted)
+      ? { commit: full, isSettled: true }
+      : { commit: told.commit, isSettled: false }
+  }
   const sameRepository =
-    knownUrl === undefined
+    told?.repository === undefined
       ? observedGeneration === cr.metadata.generation &&
         Conditions.get(cr.status.conditions ?? [], "RefResolved")?.status === "True"
-      : knownUrl === cr.spec.git.repo
-  if (!sameRepository) return undefined
-  return kind === undefined ? { commit, ref } : { commit, ref, kind }
+      : told.repository === cr.spec.git.repo
+  return { commit: sameRepository ? full : undefined, isSettled: true }
 }
 
 /** Whether the remote serves the commit that the last push says to have replaced. */
@@ -96,6 +114,8 @@ export interface State {
   readonly cr: GatewaySync
   readonly inForce: RequestedRef.InForce
   readonly held: Commit | undefined
+  /** See {@link Held}. */
+  readonly isSettled: boolean
   readonly remembered: Remembered
   readonly now: number
 }
@@ -126,7 +146,7 @@ export interface Questions {
 
 /** What the remote must be asked now. */
 export const questions = (state: State): Questions => {
-  const { cr, held, inForce, now, remembered } = state
+  const { cr, held, inForce, isSettled, now, remembered } = state
   const { asked, question } = remembered
   const failed = currently(remembered.failed, state)
   const lag = isHandled(state) ? undefined : currently(remembered.lag, state)
@@ -137,6 +157,7 @@ export const questions = (state: State): Questions => {
   const due =
     waiting === undefined &&
     (held?.ref !== inForce.ref ||
+      !isSettled ||
       !isHandled(state) ||
       pollDue ||
       failed !== undefined ||
@@ -168,11 +189,12 @@ const nextLook = (state: State, handled: boolean): number => {
 export const resolve = Effect.fnUntraced(function* (
   cr: GatewaySync,
   inForce: RequestedRef.InForce,
-  knownUrl: string | undefined
+  told: Told | undefined
 ) {
   const memory = yield* Memory
   const now = yield* Clock.currentTimeMillis
-  const state: State = { cr, inForce, held: stored(cr, knownUrl), remembered: yield* memory.saw(cr), now }
+  const { commit: inUse, isSettled } = held(cr, told)
+  const state: State = { cr, inForce, held: inUse, isSettled, remembered: yield* memory.saw(cr), now }
   const { mark } = state.remembered.question
   const { after, meanwhile, refs } = questions(state)
   const handled = isHandled(state)

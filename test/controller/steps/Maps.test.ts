@@ -53,6 +53,19 @@ describe("the metadata map", () => {
     )
   })
 
+  it("is believed as the truth about a commit only while it is as it was written, for this GatewaySync", () => {
+    const told = (changed: Readonly<Record<string, string>>, owner = "uid") =>
+      Maps.told(cr, map(changed, owner))?.commit
+    assert.deepStrictEqual(told(data), found)
+    assert.deepStrictEqual(told({ ...data, traceparent: "00-1", note: "somebody's" }), found)
+    assert.isUndefined(told({ ...data, commit: otherCommit }))
+    assert.isUndefined(told({ ...data, gitURL: "https://git.example.com/other.git" }))
+    assert.isUndefined(told({ ...data, revision: "" }))
+    assert.isUndefined(told(data, "of a former one"))
+    assert.strictEqual(Maps.told(cr, map({ commit, gitURL: "here" }))?.repository, "here")
+    assert.isUndefined(Maps.told(cr, undefined))
+  })
+
   it("is written only where it says something else", () => {
     assert.isTrue(Maps.says(map(data), cr, data))
     assert.isTrue(Maps.says(map({ ...data, traceparent: "00-1", note: "somebody's" }), cr, data))

@@ -22,13 +22,15 @@ const state = (
   options: Parameters<typeof gatewaySync>[0],
   remembered: Partial<Remembered> = {},
   now = 20_000,
-  knownUrl: string | null = url
+  told: Resolve.Told | "no map" = { repository: url, commit: undefined }
 ): Resolve.State => {
   const cr = gatewaySync(options)
+  const { commit: held, isSettled } = Resolve.held(cr, told === "no map" ? undefined : told)
   return {
     cr,
     inForce: RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref),
-    held: Resolve.stored(cr, knownUrl ?? undefined),
+    held,
+    isSettled,
     remembered: {
       question: { mark: mark(cr), since: 5000 },
       asked: { at: 10_000, mark: mark(cr), shift: 0 },
@@ -45,6 +47,8 @@ const handled = (annotations: Readonly<Record<string, string>>) => ({
 
 describe("Resolve", () => {
   const known = { status: resolved }
+  const other = "https://git.example.com/other.git"
+  const told = { ref: "main", commit }
   const notResolved = [{ ...resolved.conditions[0], status: "False", reason: "RefResolutionFailed" }]
 
   const table: ReadonlyArray<readonly [string, Resolve.State, ReadonlyArray<string>]> = [
@@ -52,11 +56,17 @@ describe("Resolve", () => {
     ["the commit of the ref is known", state(known), []],
     ["after a restart, the commit is known", state(known, { asked: { at: 0, shift: 0 } }), []],
     ["the ref was edited", state({ ...known, git: { ref: "other" } }), ["other"]],
-    ["the repository was edited", state(known, {}, 20_000, "https://git.example.com/other.git"), ["main"]],
-    ["without a metadata map, the spec is the observed one", state(known, {}, 20_000, null), []],
+    ["the repository was edited", state(known, {}, 20_000, { repository: other, commit: undefined }), ["main"]],
+    ["agents were told what the status says", state(known, {}, 20_000, { repository: url, commit: told }), []],
+    [
+      "agents were told of another commit",
+      state(known, {}, 20_000, { repository: url, commit: { ...told, commit: otherCommit } }),
+      ["main"]
+    ],
+    ["without a metadata map, the spec is the observed one", state(known, {}, 20_000, "no map"), []],
     [
       "without a metadata map, the spec is a newer one",
-      state({ ...known, metadata: { generation: 2 } }, {}, 20_000, null),
+      state({ ...known, metadata: { generation: 2 } }, {}, 20_000, "no map"),
       ["main"]
     ],
     ["a request came", state({ ...known, metadata: { annotations: promotion("v2") } }), ["v2"]],
@@ -106,6 +116,18 @@ describe("Resolve", () => {
       assert.deepStrictEqual(asks(one), refs)
     })
   }
+
+  it("holds what the agents were told, of this repository only, before what the status says", () => {
+    const cr = gatewaySync(known)
+    const newer = { ...told, commit: otherCommit }
+    const held = (one: Resolve.Told | undefined) => Resolve.held(cr, one).commit
+    assert.deepStrictEqual(held({ repository: url, commit: newer }), newer)
+    assert.deepStrictEqual(held({ repository: url, commit: told }), { ...told, kind: "branch" })
+    assert.deepStrictEqual(held({ repository: url, commit: undefined }), { ...told, kind: "branch" })
+    assert.isUndefined(held({ repository: other, commit: newer }))
+    assert.isUndefined(held({ repository: other, commit: undefined }))
+    assert.deepStrictEqual(held(undefined), { ...told, kind: "branch" })
+  })
 
   it("asks for the spec's own ref first while it catches up, once an edit", () => {
     const annotations = promotion("v2.0.0")
