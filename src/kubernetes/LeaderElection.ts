@@ -111,17 +111,26 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
 
   const pause = Effect.flatMap(Random.next, (random) => Effect.sleep(Duration.times(retryPeriod, 1 + random * 0.2)))
 
+  /** Tries until the lease is ours. Succeeds with the time (by our clock) from which it counts. */
   const acquire = Effect.gen(function* () {
-    while (!(yield* tryToHold)) yield* pause
+    while (true) {
+      const asked = yield* Clock.currentTimeMillis
+      if (yield* tryToHold) return asked
+      yield* pause
+    }
   })
 
-  const renew = Effect.gen(function* () {
-    let last = yield* Clock.currentTimeMillis
+  const renew = Effect.fnUntraced(function* (acquired: number) {
+    let last = acquired
     while (true) {
-      yield* Effect.sleep(retryPeriod)
-      const asked = yield* Clock.currentTimeMillis
-      if (yield* tryToHold) last = asked
-      if ((yield* Clock.currentTimeMillis) - last >= Duration.toMillis(renewDeadline)) return yield* options.lost
+      const left = last + Duration.toMillis(renewDeadline) - (yield* Clock.currentTimeMillis)
+      // The tries as well as the pauses between them: an API server may leave us without an answer.
+      const renewed = yield* Effect.timeoutOption(
+        Effect.delay(acquire, retryPeriod),
+        Duration.millis(Math.max(0, left))
+      )
+      if (Option.isNone(renewed)) return yield* options.lost
+      last = renewed.value
     }
   })
 
@@ -144,12 +153,12 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
 
   return yield* Effect.scoped(
     Effect.gen(function* () {
-      yield* acquire
+      const acquired = yield* acquire
       yield* Effect.addFinalizer(() => release)
       yield* Effect.logInfo("leading")
       // A leader that does not renew is none, whatever kept it from that.
       yield* Effect.forkScoped(
-        Effect.catchCause(renew, (cause) =>
+        Effect.catchCause(renew(acquired), (cause) =>
           Cause.hasInterruptsOnly(cause)
             ? Effect.failCause(cause)
             : Effect.andThen(Effect.logError("the lease is not renewed any more", cause), options.lost)

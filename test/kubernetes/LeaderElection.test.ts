@@ -13,12 +13,16 @@ interface StoredLease {
   readonly spec: { readonly holderIdentity?: string; readonly renewTime?: string }
 }
 
-/** The part of an API server that keeps one Lease, with its optimistic lock. `cut` cuts off all who ask. */
+/**
+ * The part of an API server that keeps one Lease, with its optimistic lock. `cut` cuts off all who ask, `stalled` leaves
+ * them without an answer until the scope ends.
+ */
 const server = Effect.sync(() => {
   let lease: StoredLease | undefined
   let version = 0
   let isCut = false
   let isBroken = false
+  let isStalled = false
   const fail = (reason: ApiErrors.Reason) => Effect.fail(new ApiErrors.ApiError({ operation: "test", reason }))
   const store = (body: object) => {
     const { spec } = body as StoredLease
@@ -29,9 +33,11 @@ const server = Effect.sync(() => {
     Effect.suspend(() =>
       isBroken
         ? Effect.die(new Error("a bug"))
-        : isCut
-          ? fail(new ApiErrors.Unreachable({ message: "cut off" }))
-          : answer()
+        : isStalled
+          ? Effect.never
+          : isCut
+            ? fail(new ApiErrors.Unreachable({ message: "cut off" }))
+            : answer()
     )
   const client = {
     get: () =>
@@ -57,7 +63,17 @@ const server = Effect.sync(() => {
     break: () => {
       isBroken = true
     },
-    holder: () => lease?.spec.holderIdentity
+    stalled: Effect.acquireRelease(
+      Effect.sync(() => {
+        isStalled = true
+      }),
+      () =>
+        Effect.sync(() => {
+          isStalled = false
+        })
+    ),
+    holder: () => lease?.spec.holderIdentity,
+    spec: () => lease?.spec
   }
 })
 
@@ -149,6 +165,19 @@ describe("LeaderElection", () => {
       yield* seconds(8)
       assert.isFalse(yield* first.isLost)
       yield* seconds(5)
+      assert.isTrue(yield* first.isLost)
+    })
+  )
+
+  it.effect("says so by then also when the API server leaves it without an answer", () =>
+    Effect.gen(function* () {
+      const api = yield* server
+      const first = yield* elector(api.layer, "first")
+      yield* seconds(3)
+      yield* api.stalled
+      const renewed = Date.parse(api.spec()!.renewTime!)
+      const now = yield* Clock.currentTimeMillis
+      yield* TestClock.adjust(Duration.millis(renewed + 10_000 - now))
       assert.isTrue(yield* first.isLost)
     })
   )
