@@ -7,7 +7,7 @@ import { Effect, FileSystem, Path, Schedule, Schema, Scope, Stream } from "effec
 import { HttpClientRequest } from "effect/http"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { randomBytes } from "node:crypto"
-import { readdirSync, readFileSync } from "node:fs"
+import { readdirSync } from "node:fs"
 import * as GatewayStatus from "../src/api/GatewayStatus.ts"
 import * as Metadata from "../src/api/Metadata.ts"
 import * as Names from "../src/api/Names.ts"
@@ -17,10 +17,12 @@ import * as Kubelet from "../src/sandbox/Kubelet.ts"
 import * as Manifests from "../src/sandbox/Manifests.ts"
 import { freePort, Processes } from "../src/sandbox/Processes.ts"
 import * as SimulatedGateway from "../src/sandbox/SimulatedGateway.ts"
+import { cpuSeconds, rss, statOf } from "./Process.ts"
 import { quantile, spread, type Figure } from "./Sample.ts"
 
 const namespace = "bench"
-const idleSeconds = 60
+/** At least: what is measured of other agents meanwhile is no business of the idle one. */
+const idleSeconds = 600
 const epoch = Effect.sync(() => performance.timeOrigin + performance.now())
 
 type Files = Record<string, string | Uint8Array>
@@ -56,17 +58,6 @@ const treeMemory = (root: number): number => {
     (children.get(pid) ?? []).reduce((total, child) => total + sum(child), Number(statOf(pid)?.[21] ?? 0) * 4096)
   return sum(root) / 2 ** 20
 }
-/** The fields of `/proc/PID/stat` after the name: state, parent, … */
-const statOf = (pid: number): ReadonlyArray<string> | undefined => {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, "utf8")
-    return text.slice(text.lastIndexOf(")") + 2).split(" ")
-  } catch {
-    return undefined
-  }
-}
-/** Seconds of processor time that a process has used. */
-const cpuOf = (pid: number) => (Number(statOf(pid)?.[11]) + Number(statOf(pid)?.[12])) / 100
 
 /** How long an effect takes (ms), and the most memory of the process tree meanwhile (MiB). */
 const watched = <A, E, R>(pid: Effect.Effect<number | undefined>, effect: Effect.Effect<A, E, R>) =>
@@ -302,6 +293,14 @@ export const agent = Effect.gen(function* () {
   const before = (yield* server.exchanges).length
   const formerFirst = yield* formerOne.first
   const formerBytes = yield* bytesSince(before)
+  const firsts = [first]
+  const formerFirsts = [formerFirst]
+  for (const cr of ["one-site-again", "one-site-once-more"]) {
+    const again = Effect.flatMap(makeAgent(cr, big, "sites/7/projects"), ({ firstSync }) => firstSync(commit))
+    firsts.push(yield* Effect.scoped(again))
+    formerFirsts.push(yield* Effect.flatMap(makeFormer(big, "sites/7/projects"), (former) => former.first))
+  }
+  const peak = Math.max(...firsts.map((one) => one.peak))
 
   const unchanged: Array<number> = []
   for (let round = 0; round < 10; round++) {
@@ -313,12 +312,8 @@ export const agent = Effect.gen(function* () {
   }
   const formerUnchanged = yield* formerOne.update
 
-  // What happens when nothing happens: watching, renewing the volume's mark, the report's refresh.
-  const idleFrom = cpuOf(first.agent.pid)
-  yield* Effect.sleep(`${idleSeconds} seconds`)
-  const idleCpu = ((cpuOf(first.agent.pid) - idleFrom) / idleSeconds) * 100
-  const idleMemory = Number(statOf(first.agent.pid)?.[21]) / 256
-  const idleTree = treeMemory(first.agent.pid)
+  // What happens when nothing happens: watching, renewing the volume's mark, the report's refresh. From here to the end.
+  const idleFrom = { cpu: cpuSeconds(first.agent.pid), at: performance.now() }
 
   const every = yield* makeAgent("every-site", big, "sites")
   yield* every.firstSync(commit)
@@ -349,6 +344,12 @@ export const agent = Effect.gen(function* () {
     floors.push(yield* diskFloor(files))
   }
 
+  const idleFor = () => (performance.now() - idleFrom.at) / 1000
+  yield* Effect.sleep(`${Math.max(0, Math.ceil(idleSeconds - idleFor()))} seconds`)
+  const idleCpu = ((cpuSeconds(first.agent.pid) - idleFrom.cpu) / idleFor()) * 100
+  const idleMemory = rss(first.agent.pid)
+  const idleTree = treeMemory(first.agent.pid)
+
   const p50 = (values: ReadonlyArray<number>) => quantile(values, 0.5)
   const compared = (
     what: string,
@@ -363,13 +364,18 @@ export const agent = Effect.gen(function* () {
     data: { ms: spread(values), formerMs: spread(former), ratio: ratio(p50(values), p50(former)) }
   })
   return [
-    compared("first sync, 1 site of 100 in 200 MB, from the process's start", [first.ms], [formerFirst.ms], 1500),
+    compared(
+      "first sync, 1 site of 100 in 200 MB, from the process's start",
+      firsts.map(({ ms }) => ms),
+      formerFirsts.map(({ ms }) => ms),
+      1500
+    ),
     {
       what: "its peak memory, with git",
-      value: `${Math.round(first.peak)} MiB (the former way's git alone: ${Math.round(formerFirst.peak)} MiB)`,
+      value: `${Math.round(peak)} MiB (the former way's git alone: ${Math.round(formerFirst.peak)} MiB)`,
       aim: "≤ 110 MiB",
-      met: first.peak <= 110,
-      data: { mib: first.peak, formerMib: formerFirst.peak }
+      met: peak <= 110,
+      data: { mib: peak, formerMib: formerFirst.peak }
     },
     {
       what: "its bytes from the remote",

@@ -3,7 +3,7 @@
  * controller holds in memory, how fast a new replica is ready, how fast a webhook reaches the agents' metadata, how often
  * the remote is asked; and how fast a mirror takes events.
  */
-import { Deferred, Effect, FileSystem, Layer, Option, Schedule, Schema, Stream } from "effect"
+import { Deferred, Effect, Layer, Option, Schedule, Schema, Stream } from "effect"
 import { HttpClient, HttpClientRequest } from "effect/http"
 import { createServer } from "node:http"
 import * as Names from "../src/api/Names.ts"
@@ -16,8 +16,8 @@ import * as Store from "../src/kubernetes/Store.ts"
 import { ControlPlane } from "../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../src/sandbox/GitServer.ts"
 import { namespace, Plant } from "../src/sandbox/Plant.ts"
+import { cpuSeconds, rss } from "./Process.ts"
 import { spread, type Figure } from "./Sample.ts"
-import { rss } from "./start.ts"
 
 /** GatewaySyncs of the plant that {@link cluster} needs. */
 export const gatewaySyncs = 1000
@@ -70,17 +70,11 @@ const admin = Effect.gen(function* () {
 
 /** Waits until a process has done next to nothing for five seconds: it has looked at everything. */
 const quiet = Effect.fnUntraced(function* (pid: number) {
-  const fileSystem = yield* FileSystem.FileSystem
-  /** User and system time in hundredths of a second. */
-  const used = Effect.map(fileSystem.readFileString(`/proc/${pid}/stat`), (text) => {
-    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ")
-    return Number(fields[11]) + Number(fields[12])
-  })
-  let before = yield* used
+  let before = cpuSeconds(pid)
   while (true) {
     yield* Effect.sleep("5 seconds")
-    const now = yield* used
-    if (now - before < 25) return
+    const now = cpuSeconds(pid)
+    if (now - before < 0.25) return
     before = now
   }
 })
@@ -110,7 +104,7 @@ export const cluster = Effect.gen(function* () {
     post(Resource.secrets, { metadata: { name: `foreign-${index}` }, stringData: { text: "x".repeat(2000) } })
   )
   yield* quiet(plant.controller.pid)
-  const leader = yield* rss(plant.controller.pid)
+  const leader = rss(plant.controller.pid)
 
   const starts = yield* Effect.forEach(range(3), () =>
     Effect.scoped(
@@ -118,7 +112,7 @@ export const cluster = Effect.gen(function* () {
         const began = performance.now()
         const replica = yield* plant.startController("bench")
         yield* replica.await("readyz")
-        return { ms: performance.now() - began, mib: yield* rss(replica.pid) }
+        return { ms: performance.now() - began, mib: rss(replica.pid) }
       })
     )
   )
@@ -174,9 +168,9 @@ export const cluster = Effect.gen(function* () {
   const figures: ReadonlyArray<Figure> = [
     {
       what: "big cluster: memory of the leader (RSS)",
-      value: `${leader.toFixed(0)} MiB (a fresh replica: ${replica.p50.toFixed(0)} MiB)`,
+      value: `${leader.toFixed(0)} MiB (fresh replicas: ${replica.max.toFixed(0)} MiB at most)`,
       aim: "≤ 180 MiB",
-      met: leader <= 180,
+      met: Math.max(leader, replica.max) <= 180,
       data: { leader, replica }
     },
     {

@@ -1,15 +1,9 @@
 /** From the start of the built processes to their readiness, and what they hold in memory when nothing happens. */
-import { Effect, FileSystem } from "effect"
+import { Effect } from "effect"
 import type { Running } from "../src/sandbox/Kubelet.ts"
 import { Plant } from "../src/sandbox/Plant.ts"
+import { rss } from "./Process.ts"
 import { spread, type Figure } from "./Sample.ts"
-
-/** Resident memory of a process in MiB, from its own account. */
-export const rss = Effect.fnUntraced(function* (pid: number) {
-  const fileSystem = yield* FileSystem.FileSystem
-  const status = yield* fileSystem.readFileString(`/proc/${pid}/status`)
-  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? Number.NaN) / 1024
-})
 
 /** Starts a process of the product several times and says how long each took to answer 200. */
 const startTimes = <E, R>(launch: Effect.Effect<Running, E, R>, probe: "healthz" | "readyz" | "startupz") =>
@@ -29,7 +23,7 @@ export const start = Effect.gen(function* () {
   const plant = yield* Plant
   // Idle means: for ten seconds nobody asked for anything.
   yield* Effect.sleep("10 seconds")
-  const idle = { controller: yield* rss(plant.controller.pid), agent: yield* rss(plant.gateways[0]!.agent.pid) }
+  const idle = { controller: rss(plant.controller.pid), agent: rss(plant.gateways[0]!.agent.pid) }
   const controller = spread(yield* startTimes(plant.startController("bench"), "readyz"))
   const agent = spread(yield* startTimes(plant.startAgent("bench-0"), "healthz"))
   const synced = spread(yield* startTimes(plant.startAgent("bench-1"), "startupz"))

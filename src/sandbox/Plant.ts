@@ -17,7 +17,7 @@ import {
   Redacted,
   Schedule,
   Schema,
-  type Scope
+  Scope
 } from "effect"
 import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { createHash, createHmac, randomBytes } from "node:crypto"
@@ -396,7 +396,10 @@ const make = Effect.fnUntraced(function* (options: Options, progress: (line: str
 
   yield* controller.await("readyz")
   yield* progress(`starting ${options.gateways} gateways with their agents`)
-  const context = yield* Effect.context<ControlPlane | Processes | FileSystem.FileSystem | Path.Path>()
+  // Whoever starts a process later says by a scope of his own how long it lives.
+  const context = Context.omit(Scope.Scope)(
+    yield* Effect.context<ControlPlane | Processes | FileSystem.FileSystem | Path.Path | Scope.Scope>()
+  )
   const gateways = yield* Effect.forEach(
     Array.from({ length: options.gateways }, (_, index) => index),
     startGateway,

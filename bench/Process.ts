@@ -1,0 +1,19 @@
+/** What Linux says of a process: memory and processor time. */
+import { readFileSync } from "node:fs"
+
+/** Resident memory in MiB, from the process's own account. */
+export const rss = (pid: number): number =>
+  Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? Number.NaN) / 1024
+
+/** The fields of `/proc/PID/stat` after the name (state, parent, …); undefined when there is no such process. */
+export const statOf = (pid: number): ReadonlyArray<string> | undefined => {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, "utf8")
+    return text.slice(text.lastIndexOf(")") + 2).split(" ")
+  } catch {
+    return undefined
+  }
+}
+
+/** Seconds of processor time that a process has used, its threads included. */
+export const cpuSeconds = (pid: number): number => (Number(statOf(pid)?.[11]) + Number(statOf(pid)?.[12])) / 100
