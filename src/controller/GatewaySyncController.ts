@@ -38,7 +38,10 @@ import * as Resolve from "./steps/Resolve.ts"
 import * as Summary from "./steps/Summary.ts"
 import * as Time from "./Time.ts"
 
-/** Reconciles at once; each object has at most one write in flight, because a key runs only once at a time. */
+/**
+ * Reconciles at once, but for those that wait for a git server or for GitHub. Each object has at most one write in
+ * flight, because a key runs only once at a time.
+ */
 export const concurrency = 8
 /** How long running reconciles may take to finish when the controller stops. */
 export const drain = Duration.seconds(30)

@@ -5,7 +5,7 @@
  * began after it is shared, running or done. Each asks for all refs that were asked for lately, so that whoever is next
  * to poll finds the answer there.
  */
-import { Clock, Context, Duration, Effect, Layer, Result } from "effect"
+import { Clock, Context, Duration, Effect, Layer, RcMap, type Result, Semaphore } from "effect"
 import type { Remote } from "../git/GitCommand.ts"
 import type { GitError } from "../git/GitError.ts"
 import { RemoteRefs, type Resolved } from "../git/RemoteRefs.ts"
@@ -28,6 +28,9 @@ export interface Answer {
 /** For so long a ref is asked for with the others, and an answer kept for who polls later. Longer intervals share less. */
 export const lifetime = Duration.hours(1)
 
+/** ls-refs at once of one host: each may be a process, and whoever asks hosts that answer waits for none that do not. */
+export const perHost = 16
+
 interface Found {
   readonly beganAt: number
   readonly refs: ReadonlyMap<string, Result.Result<Resolved, GitError>>
@@ -43,6 +46,13 @@ export class SharedRefs extends Context.Service<
       const remoteRefs = yield* RemoteRefs
       /** Refs by remote and credential, and when each was last asked for. */
       const followed = new Map<string, Map<string, number>>()
+      const places = yield* RcMap.make({ lookup: (_host: string) => Semaphore.make(perHost) })
+      /** One of the host's places, as long as it takes. */
+      const inPlace = <A, E, R>({ url }: Question, asking: Effect.Effect<A, E, R>) =>
+        RcMap.get(places, url._tag === "Http" ? url.origin : url.host).pipe(
+          Effect.flatMap(({ withPermit }) => withPermit(asking)),
+          Effect.scoped
+        )
       const keyOf = ({ credential, url }: Question) => JSON.stringify([url.href, credential])
 
       const follow = (question: Question, now: number) => {
@@ -66,7 +76,7 @@ export class SharedRefs extends Context.Service<
           const beganAt = yield* Clock.currentTimeMillis
           forget(beganAt)
           const refs = Array.from(followed.get(keyOf(question))?.keys() ?? [question.ref])
-          return { beganAt, refs: yield* remoteRefs.resolveAll({ ...question, refs }) }
+          return { beganAt, refs: yield* inPlace(question, remoteRefs.resolveAll({ ...question, refs })) }
         })
       })
 

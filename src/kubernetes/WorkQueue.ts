@@ -5,7 +5,7 @@
  * while it runs is run once more right after: never dropped, never parallel. The delay that a run asks for competes with
  * new adds; the earliest wins.
  */
-import { Clock, Duration, Effect, FiberSet, Latch, Metric, Semaphore } from "effect"
+import { Clock, Context, Duration, Effect, FiberSet, Latch, Metric, Semaphore } from "effect"
 
 /** Delays are clamped to this: a later look is none, and timers overflow beyond. */
 export const longestDelay = Duration.days(1)
@@ -26,8 +26,8 @@ export interface Job<K> {
 export interface WorkQueue<K> {
   readonly add: (key: K, options?: AddOptions) => Effect.Effect<void>
   /**
-   * Runs jobs, at most `concurrency` at once, until interrupted; then no new job starts and the running ones get
-   * `drain` to finish. The worker's answer is the delay after which to look again, or undefined to wait for an add.
+   * Runs jobs, at most `concurrency` at once but for those that stand {@link aside}, until interrupted; then no new job
+   * starts and the running ones get `drain` to finish. The worker's answer is the delay after which to look again, or undefined to wait for an add.
    */
   readonly run: <R>(
     worker: (job: Job<K>) => Effect.Effect<Duration.Duration | undefined, never, R>,
@@ -64,6 +64,18 @@ export const metrics = {
   waited: seconds("workqueue_queue_duration_seconds", "How long keys were due before they were worked on."),
   worked: seconds("workqueue_work_duration_seconds", "How long the work on a key took.")
 } as const
+
+type StandAside = <A, E, R>(waiting: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
+const Aside = Context.Reference<StandAside>("stoker/kubernetes/WorkQueue/Aside", {
+  defaultValue: () => (waiting) => waiting
+})
+
+/**
+ * For a worker: waits without its place among those that run, and goes on when there is one again. So that jobs that wait
+ * for a server that does not answer keep no others from running. How many may wait is for the caller to limit.
+ */
+export const aside: StandAside = (waiting) => Effect.flatMap(Aside, (stand) => stand(waiting))
 
 /** @param name of the queue in its metrics */
 export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.Return<WorkQueue<K>> {
@@ -142,6 +154,12 @@ export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.R
   ): Effect.Effect<never, never, R> =>
     Effect.gen(function* () {
       const permits = yield* Semaphore.make(concurrency)
+      const standAside: StandAside = (waiting) =>
+        Effect.acquireUseRelease(
+          permits.release(1),
+          () => waiting,
+          () => permits.take(1)
+        )
       const fibers = yield* FiberSet.make<void>()
       yield* Effect.addFinalizer(() => Effect.ignore(Effect.timeout(FiberSet.awaitEmpty(fibers), drain)))
       const start = Effect.uninterruptibleMask((restore) =>
@@ -150,7 +168,8 @@ export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.R
           const job = yield* next(restore)
           yield* Metric.update(depth, urgent)
           yield* Metric.update(waited, Duration.toSeconds(job.waited))
-          yield* Effect.timed(restore(worker(job))).pipe(
+          const work = Effect.provideService(worker(job), Aside, standAside)
+          yield* Effect.timed(restore(work)).pipe(
             Effect.flatMap(([took, after]) => Effect.as(Metric.update(worked, Duration.toSeconds(took)), after)),
             // A defect must not take the key out of the queue for ever.
             Effect.onExit((exit) => done(job.key, exit._tag === "Success" ? exit.value : Duration.seconds(30))),

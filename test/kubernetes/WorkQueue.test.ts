@@ -85,6 +85,59 @@ describe("WorkQueue", () => {
     })
   )
 
+  it.effect("runs others while jobs stand aside, and lets those go on when there is a place", () =>
+    Effect.gen(function* () {
+      const queue = yield* WorkQueue.make<string>()
+      const log: Array<string> = []
+      const answer = yield* Deferred.make<void>()
+      let busy = 0
+      let most = 0
+      const work = (line: string) =>
+        Effect.acquireUseRelease(
+          Effect.sync(() => {
+            most = Math.max(most, ++busy)
+          }),
+          () =>
+            Effect.delay(
+              Effect.sync(() => log.push(line)),
+              10
+            ),
+          () => Effect.sync(() => busy--)
+        )
+      const fiber = yield* Effect.forkScoped(
+        queue.run(
+          Effect.fnUntraced(function* ({ key }) {
+            yield* work(`${key} begins`)
+            if (key.startsWith("hung")) {
+              yield* WorkQueue.aside(key === "hung-4" ? Effect.never : Deferred.await(answer))
+              yield* work(`${key} ends`)
+            }
+            return undefined
+          }),
+          { concurrency: 2, drain: Duration.seconds(30) }
+        )
+      )
+      yield* Effect.forEach(["hung-1", "hung-2", "hung-3", "other"], (key) => queue.add(key))
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(log, ["hung-1 begins", "hung-2 begins", "hung-3 begins", "other begins"])
+      assert.deepStrictEqual(yield* queue.size, { waiting: 0, running: 3 })
+      yield* Deferred.succeed(answer, undefined)
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(log.slice(4).sort(), ["hung-1 ends", "hung-2 ends", "hung-3 ends"])
+      assert.strictEqual(most, 2)
+
+      // Who stands aside when it is stopped has the time to finish that all have, and is not lost after it.
+      yield* queue.add("hung-4")
+      yield* TestClock.adjust("1 second")
+      const stopping = yield* Effect.forkScoped(Fiber.interrupt(fiber))
+      yield* TestClock.adjust("29 seconds")
+      assert.deepStrictEqual(yield* queue.size, { waiting: 0, running: 1 })
+      yield* TestClock.adjust("2 seconds")
+      yield* Fiber.join(stopping)
+      assert.deepStrictEqual(yield* queue.size, { waiting: 1, running: 0 })
+    })
+  )
+
   it.effect("keeps a key whose worker dies", () =>
     Effect.gen(function* () {
       const queue = yield* WorkQueue.make<string>()

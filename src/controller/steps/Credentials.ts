@@ -7,6 +7,7 @@ import * as GitCredentials from "../../git/Credentials.ts"
 import { ApiClient } from "../../kubernetes/ApiClient.ts"
 import type { ApiError } from "../../kubernetes/ApiError.ts"
 import * as Resource from "../../kubernetes/Resource.ts"
+import * as WorkQueue from "../../kubernetes/WorkQueue.ts"
 import { InstallationTokens } from "../InstallationTokens.ts"
 
 /** The Secrets do not hold what the spec says. Tried again: they may come. */
@@ -67,9 +68,9 @@ export const installationToken = Effect.fnUntraced(function* (
 ) {
   const tokens = yield* InstallationTokens
   const key = yield* secret(namespace, privateKeySecretRef, "githubApp.privateKeySecretRef")
-  const token = yield* tokens
-    .get({ appId, installationId, privateKey: key.value, apiBaseURL })
-    .pipe(Effect.mapError(({ message }) => new CredentialsMissing({ reason: "GitHubAppExchangeFailed", message })))
+  const token = yield* WorkQueue.aside(tokens.get({ appId, installationId, privateKey: key.value, apiBaseURL })).pipe(
+    Effect.mapError(({ message }) => new CredentialsMissing({ reason: "GitHubAppExchangeFailed", message }))
+  )
   return { ...token, identity: `${key.identity} ${appId}/${installationId}` }
 })
 type GitHubAppAuth = NonNullable<NonNullable<GatewaySync["spec"]["git"]["auth"]>["githubApp"]>

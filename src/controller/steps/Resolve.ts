@@ -16,6 +16,7 @@ import type { GitError } from "../../git/GitError.ts"
 import * as RepositoryUrl from "../../git/RepositoryUrl.ts"
 import type { ApiClient } from "../../kubernetes/ApiClient.ts"
 import type { ApiError } from "../../kubernetes/ApiError.ts"
+import * as WorkQueue from "../../kubernetes/WorkQueue.ts"
 import type { InstallationTokens } from "../InstallationTokens.ts"
 import { type Attempts, Memory, type Remembered } from "../Memory.ts"
 import { Metrics } from "../Metrics.ts"
@@ -295,7 +296,7 @@ const ask = Effect.fnUntraced(
     const { credentials, identity } = found.success
     const shared = yield* SharedRefs
     const [took, answer] = yield* Effect.timed(
-      shared.ask({ url: url.success, credentials, credential: identity, ref, after })
+      WorkQueue.aside(shared.ask({ url: url.success, credentials, credential: identity, ref, after }))
     )
     yield* (yield* Metrics).resolved({ namespace: cr.metadata.namespace, name: cr.metadata.name }, took)
     return answer

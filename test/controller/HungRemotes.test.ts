@@ -1,0 +1,91 @@
+/** Git servers that take a connection and never say a word. */
+import { assert, layer } from "@effect/vitest"
+import { Context, Effect, Layer, Ref } from "effect"
+import * as NodeNet from "node:net"
+import * as Names from "../../src/api/Names.ts"
+import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
+import { GitServer } from "../../src/sandbox/GitServer.ts"
+import * as Connection from "../kubernetes/Connection.ts"
+import * as Cluster from "./Cluster.ts"
+
+/** How many applies were under way at once, at most. */
+class Busiest extends Context.Service<Busiest, Ref.Ref<number>>()("test/controller/Busiest") {}
+
+const counting = Layer.effectContext(
+  Effect.gen(function* () {
+    const client = yield* ApiClient
+    const busiest = yield* Ref.make(0)
+    let now = 0
+    const apply: ApiClient["Service"]["apply"] = (...args) =>
+      Effect.acquireUseRelease(
+        Effect.suspend(() => Ref.update(busiest, (most) => Math.max(most, ++now))),
+        () => client.apply(...args),
+        () => Effect.sync(() => now--)
+      )
+    return Context.make(ApiClient, ApiClient.of({ ...client, apply })).pipe(Context.add(Busiest, busiest))
+  })
+)
+
+const all = Cluster.controller.pipe(
+  Layer.provideMerge(counting.pipe(Layer.provide(ApiClient.layer))),
+  Layer.provideMerge(Connection.kubeConfig),
+  Layer.provideMerge(Cluster.definitions),
+  Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
+)
+
+/** A server that answers nothing, and how many connections it holds. */
+const silentServer = Effect.gen(function* () {
+  const sockets = new Set<NodeNet.Socket>()
+  const server = NodeNet.createServer((socket) => {
+    sockets.add(socket)
+    socket.on("close", () => sockets.delete(socket))
+    socket.on("error", () => undefined)
+  })
+  yield* Effect.acquireRelease(
+    Effect.callback<void>((resume) => {
+      server.listen(0, "127.0.0.1", () => resume(Effect.void))
+    }),
+    () =>
+      Effect.sync(() => {
+        for (const socket of sockets) socket.destroy()
+        server.close()
+      })
+  )
+  const address = server.address()
+  const port = typeof address === "object" && address !== null ? address.port : 0
+  return { url: `http://127.0.0.1:${port}`, connections: () => sockets.size }
+})
+
+layer(all, { excludeTestServices: true, timeout: "2 minutes" })("git servers that never answer", (it) => {
+  it.effect("hold up their own GatewaySyncs and nobody else's, and make no writes pile up", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("hung")
+      const busiest = yield* Busiest
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("healthy", {})
+      yield* Cluster.until(plant.get("healthy"), (cr) => cr.status.lastSyncCommit === first)
+
+      const servers = yield* Effect.replicateEffect(silentServer, 12)
+      const hung = servers.flatMap(({ url }, index) => [`${url}/a-${index}.git`, `${url}/b-${index}.git`])
+      yield* Effect.forEach(hung, (repo, index) => plant.create(`hung-${index}`, { git: { repo, ref: "main" } }), {
+        concurrency: 8
+      })
+      yield* Cluster.until(
+        Effect.sync(() => servers.filter(({ connections }) => connections() > 0).length),
+        (asked) => asked >= 4
+      )
+
+      const second = yield* plant.repository.commit({ files: { a: "2" } })
+      yield* plant.annotate("healthy", {
+        [Names.request.pushed]: JSON.stringify({ ref: "main", kind: "branch", at: "now", by: "github", id: "one" })
+      })
+      yield* Cluster.until(plant.get("healthy"), (cr) => cr.status.lastSyncCommit === second)
+      yield* Cluster.until(
+        Effect.sync(() => servers.reduce((sum, { connections }) => sum + connections(), 0)),
+        (held) => held === hung.length
+      )
+      assert.isAtMost(yield* Ref.get(busiest), 8)
+    })
+  )
+})
