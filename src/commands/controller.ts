@@ -107,12 +107,11 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
     } else yield* Layer.build(serve("metrics", metrics, PrometheusMetrics.layerHttp()))
   }
 
-  // Before anything is written that an older definition refuses.
-  if (flags.updateCrd) yield* CustomResource.update(version)
-
   const context = yield* Layer.build(
     Layer.provideMerge(
-      GatewaySyncController.layer,
+      flags.leaderElect
+        ? GatewaySyncController.layer.pipe(Layer.provide(LeaderElection.whileLeading))
+        : GatewaySyncController.layer,
       Layer.mergeAll(
         Stores.layer,
         Definition.layer,
@@ -122,7 +121,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
         SecureRandom.layerWebCrypto,
         events
       )
-    ).pipe(Layer.provideMerge(Memory.layer), Layer.provide(GitCommand.layer))
+    ).pipe(Layer.provideMerge([Memory.layer, LeaderElection.Term.layer]), Layer.provide(GitCommand.layer))
   )
   yield* Effect.gen(function* () {
     const stores = yield* Stores
@@ -147,8 +146,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
       Effect.andThen(Deferred.await(receiving), flags.leaderElect ? elected(work) : work)
     )
 
-    yield* stores.ready
-    yield* Effect.logInfo("the stores are complete")
+    // Before the stores are complete, so that who comes early is told to come again.
     if (flags.webhookReceiverPort !== 0) {
       const receiver = Receiver.serve({
         ...ReceiverFlags.options(flags.webhookReceiver),
@@ -159,6 +157,11 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
         Layer.provideMerge(listening("webhook-receiver"), receiver).pipe(Layer.provide(Authorizer.layer))
       )
     }
+
+    // Before anything is written that an older definition refuses.
+    if (flags.updateCrd) yield* CustomResource.update(version)
+    yield* stores.ready
+    yield* Effect.logInfo("the stores are complete")
     yield* Deferred.succeed(receiving, undefined)
 
     phase = "running"

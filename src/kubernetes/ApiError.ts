@@ -43,6 +43,8 @@ export class ServerError extends Schema.TaggedError<ServerError>()("ServerError"
 }) {}
 /** 2xx with a body that is no JSON, or not of the expected shape. */
 export class Undecodable extends Schema.TaggedError<Undecodable>()("Undecodable", { message: Schema.String }) {}
+/** Not sent: this process led, and may do so no more. End it. */
+export class NotLeading extends Schema.TaggedError<NotLeading>()("NotLeading", { message: Schema.String }) {}
 
 export const Reason = Schema.Union([
   Unreachable,
@@ -58,7 +60,8 @@ export const Reason = Schema.Union([
   TooManyRequests,
   UnknownField,
   ServerError,
-  Undecodable
+  Undecodable,
+  NotLeading
 ])
 export type Reason = typeof Reason.Type
 

@@ -2,17 +2,20 @@
  * Leader election by Lease: of all processes that ask for one name, one leads.
  *
  * *Guarantees.* The leader renews every two seconds; when it could not for ten it says so at once ({@link Options.lost}),
- * before the lease of fifteen seconds ends for the others. Whether another's lease has ended is judged by the local clock
- * since its record last changed, never by the times in it, so clocks need not agree.
+ * before the lease of fifteen seconds ends for the others. Whether another's lease has ended is judged by our monotonic
+ * clock since its record last changed, never by the times in it, so clocks need not agree, and may be set.
+ *
+ * *Caveats.* A process that stands still (a frozen node) and goes on has requests under way that nothing can call back.
+ * What it has not sent by then is not sent any more, where it writes by {@link whileLeading}.
  *
  * *Assumptions.* The ApiClient has connections of its own, or a busy process loses its lease to its own requests.
  *
  * *Recovery.* On interruption the work ends first, renewed meanwhile; then the Lease is given back, and the next one
  * leads within a retry.
  */
-import { Cause, Clock, DateTime, Duration, Effect, Option, Random, Schema } from "effect"
+import { Cause, Clock, Context, DateTime, Duration, Effect, Layer, Option, Random, Ref, Schema } from "effect"
 import { ApiClient } from "./ApiClient.ts"
-import type { ApiError } from "./ApiError.ts"
+import { ApiError, NotLeading } from "./ApiError.ts"
 import * as MicroTime from "./MicroTime.ts"
 import * as Resource from "./Resource.ts"
 
@@ -41,9 +44,51 @@ const Lease = Schema.Struct({
 type Lease = typeof Lease.Type
 const decodeLease = Schema.decodeUnknownEffect(Lease)
 
+/** Milliseconds of a clock that nobody sets. */
+const monotonic = Effect.map(Clock.monotonicTimeNanos, (nanos) => Number(nanos) / 1e6)
+
+/** When the last renewal began, by the monotonic clock; `-Infinity` while we do not lead. Kept by {@link lead}. */
+export class Term extends Context.Service<Term, Ref.Ref<number>>()("stoker/kubernetes/LeaderElection/Term") {
+  static readonly layer = Layer.effect(Term, Ref.make(Number.NEGATIVE_INFINITY))
+}
+
+/** Milliseconds until a renewal is overdue. */
+const timeLeft = (term: Ref.Ref<number>) =>
+  Effect.zipWith(Ref.get(term), monotonic, (renewed, now) => renewed + Duration.toMillis(renewDeadline) - now)
+
+/** The ApiClient for a leader's work: all writes fail with `NotLeading` once a renewal is overdue. */
+export const whileLeading: Layer.Layer<ApiClient, never, ApiClient | Term> = Layer.effect(
+  ApiClient,
+  Effect.gen(function* () {
+    const client = yield* ApiClient
+    const term = yield* Term
+    const check = Effect.gen(function* () {
+      if ((yield* timeLeft(term)) > 0) return
+      return yield* new ApiError({
+        operation: "write as leader",
+        reason: new NotLeading({ message: "the Lease is not renewed any more: another may lead" })
+      })
+    })
+    const guarded =
+      <Args extends ReadonlyArray<unknown>, A>(write: (...args: Args) => Effect.Effect<A, ApiError>) =>
+      (...args: Args) =>
+        Effect.andThen(check, write(...args))
+    return ApiClient.of({
+      ...client,
+      create: guarded(client.create),
+      mergePatch: guarded(client.mergePatch),
+      jsonPatch: guarded(client.jsonPatch),
+      apply: guarded(client.apply),
+      delete: guarded(client.delete),
+      request: (method, ...rest) => (method === "GET" ? client.request : guarded(client.request))(method, ...rest)
+    })
+  })
+)
+
 /** Waits to become the leader, then runs the work. Ends as the work ends. */
 export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work: Effect.Effect<A, E, R>) {
   const client = yield* ApiClient
+  const term = yield* Term
   const ref = { namespace: options.namespace, name: options.name }
   /** The record as last seen, and since when it is unchanged by our clock. */
   let seen: { readonly version: string; readonly at: number } | undefined
@@ -72,7 +117,7 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
   /** Takes or renews the lease; false while another holds it, or was faster. */
   const hold = Effect.gen(function* () {
     const current = yield* read
-    const now = yield* Clock.currentTimeMillis
+    const now = yield* monotonic
     const spec = Option.getOrUndefined(current)?.spec
     const mine = spec?.holderIdentity === options.identity
     const version = Option.match(current, { onNone: () => "", onSome: ({ metadata }) => metadata.resourceVersion })
@@ -111,30 +156,29 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
 
   const pause = Effect.flatMap(Random.next, (random) => Effect.sleep(Duration.times(retryPeriod, 1 + random * 0.2)))
 
-  /** Tries until the lease is ours. Succeeds with the time (by our clock) from which it counts. */
+  /** Tries until the lease is ours, from the moment of that try on. */
   const acquire = Effect.gen(function* () {
     while (true) {
-      const asked = yield* Clock.currentTimeMillis
-      if (yield* tryToHold) return asked
+      const asked = yield* monotonic
+      if (yield* tryToHold) return yield* Ref.set(term, asked)
       yield* pause
     }
   })
 
-  const renew = Effect.fnUntraced(function* (acquired: number) {
-    let last = acquired
+  const renew = Effect.gen(function* () {
     while (true) {
-      const left = last + Duration.toMillis(renewDeadline) - (yield* Clock.currentTimeMillis)
+      const left = yield* timeLeft(term)
       // The tries as well as the pauses between them: an API server may leave us without an answer.
       const renewed = yield* Effect.timeoutOption(
         Effect.delay(acquire, retryPeriod),
         Duration.millis(Math.max(0, left))
       )
       if (Option.isNone(renewed)) return yield* options.lost
-      last = renewed.value
     }
   })
 
   const release = Effect.gen(function* () {
+    yield* Ref.set(term, Number.NEGATIVE_INFINITY)
     const current = yield* read
     if (Option.getOrUndefined(current)?.spec.holderIdentity !== options.identity) return
     const time = MicroTime.format(yield* DateTime.now)
@@ -153,12 +197,12 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
 
   return yield* Effect.scoped(
     Effect.gen(function* () {
-      const acquired = yield* acquire
+      yield* acquire
       yield* Effect.addFinalizer(() => release)
       yield* Effect.logInfo("leading")
       // A leader that does not renew is none, whatever kept it from that.
       yield* Effect.forkScoped(
-        Effect.catchCause(renew(acquired), (cause) =>
+        Effect.catchCause(renew, (cause) =>
           Cause.hasInterruptsOnly(cause)
             ? Effect.failCause(cause)
             : Effect.andThen(Effect.logError("the lease is not renewed any more", cause), options.lost)

@@ -1,5 +1,5 @@
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Clock, DateTime, Deferred, Duration, Effect, Fiber, Layer, Schedule } from "effect"
+import { Clock, Context, DateTime, Deferred, Duration, Effect, Fiber, Layer, Ref, Schedule } from "effect"
 import { TestClock } from "effect/testing"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
@@ -77,6 +77,9 @@ const server = Effect.sync(() => {
   }
 })
 
+/** Each elector has a term of its own, as each process has. */
+const ownTerm = Effect.provideServiceEffect(LeaderElection.Term, Ref.make(Number.NEGATIVE_INFINITY))
+
 /** An elector whose work notes when it began. */
 const elector = Effect.fnUntraced(function* (client: Layer.Layer<ApiClient>, identity: string) {
   const leading = yield* Deferred.make<number>()
@@ -86,7 +89,7 @@ const elector = Effect.fnUntraced(function* (client: Layer.Layer<ApiClient>, ide
   const fiber = yield* LeaderElection.lead(
     { namespace: "default", name: "lease", identity, lost: mark(lost) },
     Effect.andThen(mark(leading), Effect.never)
-  ).pipe(Effect.provide(client), Effect.forkScoped)
+  ).pipe(Effect.provide(client), ownTerm, Effect.forkScoped)
   return {
     fiber,
     isLost: Deferred.isDone(lost),
@@ -214,7 +217,7 @@ describe("LeaderElection", () => {
       const fiber = yield* LeaderElection.lead(
         { namespace: "default", name: "lease", identity: "first", lost: Effect.void },
         Effect.onInterrupt(Effect.never, () => Deferred.await(drained))
-      ).pipe(Effect.provide(api.layer), Effect.forkScoped)
+      ).pipe(Effect.provide(api.layer), ownTerm, Effect.forkScoped)
       yield* seconds(3)
       const second = yield* elector(api.layer, "second")
       const stopped = yield* Effect.forkScoped(Fiber.interrupt(fiber))
@@ -225,6 +228,67 @@ describe("LeaderElection", () => {
       yield* Fiber.join(stopped)
       yield* seconds(3)
       assert.isTrue(yield* second.isLeading)
+    })
+  )
+
+  it.effect("lets its work write for as long as it renews in time, and no longer", () =>
+    Effect.gen(function* () {
+      const api = yield* server
+      const asked: Array<string> = []
+      const note = (what: string) => () => Effect.sync(() => asked.push(what))
+      const plant = Layer.mock(ApiClient, {
+        get: note("get"),
+        create: note("create"),
+        mergePatch: note("mergePatch"),
+        jsonPatch: note("jsonPatch"),
+        apply: note("apply"),
+        delete: () => Effect.sync(() => void asked.push("delete")),
+        request: (method) => Effect.sync(() => asked.push(method))
+      })
+      const term = yield* Ref.make(Number.NEGATIVE_INFINITY)
+      const haveTerm = Effect.provideService(LeaderElection.Term, term)
+      const guarded = yield* Effect.map(
+        Layer.build(LeaderElection.whileLeading.pipe(Layer.provide(plant))),
+        Context.get(ApiClient)
+      ).pipe(haveTerm)
+      const ref = { namespace: "plant", name: "site" }
+      const by = { fieldManager: "test" }
+      const writes = [
+        guarded.create(Resource.configMaps, "plant", {}, by),
+        guarded.mergePatch(Resource.configMaps, ref, {}, by),
+        guarded.jsonPatch(Resource.configMaps, ref, [], by),
+        guarded.apply(Resource.configMaps, ref, {}, by),
+        guarded.delete(Resource.configMaps, ref),
+        guarded.request("POST", "/apis", {})
+      ]
+      const refused = Effect.gen(function* () {
+        asked.length = 0
+        for (const write of writes) assert.strictEqual((yield* Effect.flip(write)).reason._tag, "NotLeading")
+        yield* guarded.get(Resource.configMaps, ref)
+        yield* guarded.request("GET", "/apis")
+        assert.deepStrictEqual(asked, ["get", "GET"])
+      })
+
+      yield* refused
+      const fiber = yield* LeaderElection.lead(
+        { namespace: "default", name: "lease", identity: "first", lost: Effect.void },
+        Effect.never
+      ).pipe(Effect.provide(api.layer), haveTerm, Effect.forkScoped)
+      yield* seconds(60)
+      yield* Effect.all(writes)
+      assert.deepStrictEqual(asked.slice(2), ["create", "mergePatch", "jsonPatch", "apply", "delete", "POST"])
+
+      api.cut(true)
+      yield* seconds(7)
+      yield* Effect.all(writes)
+      // As when the process stood still: nothing of it has run since, and its clock says how long.
+      yield* Ref.update(term, (renewed) => renewed - 10_000)
+      yield* refused
+      api.cut(false)
+      yield* seconds(3)
+      yield* Effect.all(writes)
+      yield* Fiber.interrupt(fiber)
+      yield* refused
     })
   )
 
@@ -242,6 +306,7 @@ layer(Connection.layer, { excludeTestServices: true, timeout: "2 minutes" })(
         const ref = { namespace: "default", name: "lease" }
         const read = Effect.map(client.get(Resource.leases, ref), (lease) => lease as StoredLease)
         const fiber = yield* LeaderElection.lead({ ...ref, identity: "first", lost: Effect.void }, Effect.never).pipe(
+          ownTerm,
           Effect.forkScoped
         )
         const until = (isSo: (lease: StoredLease) => boolean) =>
