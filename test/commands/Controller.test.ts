@@ -47,7 +47,7 @@ describe("stoker controller", () => {
     assert.strictEqual(version, said)
   })
 
-  it.live("waits for an API server that is away, alive but not ready, and says why", () =>
+  it.live("waits for an API server that is away, alive but not ready, says why, and puts webhooks off", () =>
     Effect.gen(function* () {
       const nowhere = fileURLToPath(new URL("nowhere.kubeconfig.json", import.meta.url))
       const controller = yield* start(nowhere)
@@ -59,6 +59,19 @@ describe("stoker controller", () => {
         Effect.retry(retrying)
       )
       yield* said
+      // Nobody is told anything yet, with credentials or without; and nobody's webhook is lost.
+      for (const token of ["token", "wrong"]) {
+        for (const path of ["/webhook/plant/site", "/webhook/plant", "/webhook"]) {
+          const answer = yield* controller.send(path, { ref: "v1", repoURL: "https://git.example.com/a" }, token)
+          assert.strictEqual(answer.status, 503)
+          assert.strictEqual(answer.headers["retry-after"], "2")
+          assert.deepStrictEqual(yield* answer.json, {
+            error: "the receiver is starting; send it again",
+            synced: false
+          })
+        }
+      }
+      assert.include((yield* controller.get("probes", "/readyz")).text, "process: starting")
       yield* controller.signal("SIGTERM")
       assert.strictEqual(yield* controller.exit, 0)
     }).pipe(Effect.provide(services))

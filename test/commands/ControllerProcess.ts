@@ -76,20 +76,23 @@ export const start = Effect.fnUntraced(function* (
       Effect.filterOrFail((answer) => answer.status === status),
       Effect.retry(retrying)
     )
+  const send = (path: string, body: object, token = "token") =>
+    Effect.gen(function* () {
+      const request = HttpClientRequest.post(`http://127.0.0.1:${yield* portOf("webhook-receiver")}${path}`).pipe(
+        HttpClientRequest.bearerToken(token),
+        HttpClientRequest.bodyJsonUnsafe(body)
+      )
+      return yield* http.execute(request)
+    })
   return {
     lines: Ref.get(lines),
     /** Whether a line so far has this text. */
     said: (text: string) => Ref.getUnsafe(lines).some(({ message }) => String(message).includes(text)),
     get,
     until,
-    post: (path: string, body: object) =>
-      Effect.gen(function* () {
-        const request = HttpClientRequest.post(`http://127.0.0.1:${yield* portOf("webhook-receiver")}${path}`).pipe(
-          HttpClientRequest.bearerToken("token"),
-          HttpClientRequest.bodyJsonUnsafe(body)
-        )
-        return (yield* http.execute(request)).status
-      }),
+    /** To the receiver. */
+    send,
+    post: (path: string, body: object) => Effect.map(send(path, body), ({ status }) => status),
     receiverPort,
     /** Does not wait: a process that is stopped does not end. */
     signal: (signal: NodeJS.Signals) => Effect.sync(() => process.kill(handle.pid, signal)),
