@@ -14,6 +14,7 @@ import type * as Metadata from "../api/Metadata.ts"
 import type * as Profile from "../api/Profile.ts"
 import { GatewayClient } from "../ignition/GatewayClient.ts"
 import { GatewayError } from "../ignition/GatewayError.ts"
+import * as GatewayState from "../ignition/GatewayState.ts"
 import { Health } from "../telemetry/Health.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
@@ -32,8 +33,12 @@ export const backoff = (failures: number, random: number): Duration.Duration =>
 export const bootPoll = Duration.seconds(1)
 /** How long a start waits for the API server before it takes what the volume keeps. */
 export const patience = Duration.seconds(5)
-/** A pass may take so long before newer metadata cuts its fetch or its scan short; shorter, and pushes could starve it. */
-export const superseding = Duration.seconds(5)
+/**
+ * A pass may take so long before newer metadata cuts its fetch or its scan short: 5 s, doubling with each that was cut in
+ * a row to 10 minutes, so that commits that come faster than a fetch ends do not starve it.
+ */
+export const superseding = (inARow: number): Duration.Duration =>
+  Duration.seconds(Math.min(600, 5 * 2 ** Math.min(inARow, 7)))
 /** The longest that a healthy loop is silent: a fetch may take 10 minutes. */
 export const heartbeat = Duration.minutes(12)
 
@@ -71,8 +76,8 @@ type Outcome =
 /** How a pass goes about it. */
 interface Mode {
   readonly trust: Changes.Trust
-  /** Nobody reads the files yet: no locks, and scans come later. */
-  readonly cold: boolean
+  /** What a gateway says of itself that does not read the files yet: scans come later. Undefined once it runs. */
+  readonly boots: GatewayState.GatewayState | undefined
   /** The same as the pass before: neither traced nor, when it finds nothing to do, reported. */
   readonly again: boolean
 }
@@ -92,7 +97,8 @@ const make = Effect.fnUntraced(function* (version: string) {
   const sync = yield* Sync
   const gateway = yield* GatewayClient
   const owner = yield* Owner
-  const probes = yield* makeProbes
+  const health = yield* Health
+  const probes = yield* makeProbes(health)
 
   /** What is told of the last sync that ended well, until the next one does. */
   const lastGood = yield* Ref.make<Partial<GatewayStatus.Report>>({})
@@ -117,17 +123,23 @@ const make = Effect.fnUntraced(function* (version: string) {
 
   /** The trouble that was logged last: what lasts is said once. */
   const said = yield* Ref.make("")
+  const isNews = (trouble: string) => Effect.map(Ref.getAndSet(said, trouble), (former) => former !== trouble)
 
   /** Says what is wrong. A gateway whose volume holds an earlier sync starts with that. */
   const failed = Effect.fnUntraced(function* (error: Failure, data: Metadata.Data | undefined) {
-    if ((yield* Ref.getAndSet(said, error.message)) !== error.message) yield* Effect.logWarning(error.message)
+    if (yield* isNews(error.message)) yield* Effect.logWarning(error.message)
     yield* Metrics.failed
     const waits = error instanceof GatewayError && error.next === "wait"
+    const holds = yield* sync.holds
+    const stale = Option.match(holds, {
+      onNone: () => "",
+      onSome: (commit) => (commit === data?.commit ? "" : ` (until then the gateway has the files of ${short(commit)})`)
+    })
     yield* report(waits ? "Pending" : "Error", data, {
-      errorMessage: error.message.slice(0, longestMessage),
+      errorMessage: error.message.slice(0, longestMessage) + stale,
       ...(error instanceof GatewayError ? { lastScanResult: error.reason._tag } : {})
     })
-    if (Option.isSome(yield* sync.holds)) yield* probes.pass
+    if (Option.isSome(holds)) yield* probes.pass
     else yield* probes.wait(error.message)
     return { _tag: "Failed" } satisfies Outcome
   })
@@ -165,7 +177,7 @@ const make = Effect.fnUntraced(function* (version: string) {
 
     const begun = yield* uptime
     const applied = yield* sync
-      .apply({ data, profile, trust: mode.trust, gateway: mode.cold ? "down" : "up" })
+      .apply({ data, profile, trust: mode.trust, gateway: mode.boots === undefined ? "up" : "down" })
       .pipe(mode.again ? (same) => same : Metrics.sync(settings.profile))
     const unmanaged = Option.match(applied.unmanaged, {
       onNone: () => ({}),
@@ -173,10 +185,11 @@ const make = Effect.fnUntraced(function* (version: string) {
     })
     yield* Ref.update(lastGood, (former) => ({ ...former, ...unmanaged }))
     yield* probes.pass
-    if (mode.cold) {
-      yield* report("Pending", data, {
-        errorMessage: `the files of ${data.commit.slice(0, 7)} are in place; waits until the gateway runs`
-      })
+    if (mode.boots !== undefined) {
+      const why = GatewayState.whatItWaitsFor(mode.boots)
+      const errorMessage = `the files of ${short(data.commit)} are in place; waits until the gateway runs: ${why}`
+      if (yield* isNews(errorMessage)) yield* Effect.logInfo(errorMessage)
+      yield* report("Pending", data, { errorMessage })
       return { _tag: "Waiting" } satisfies Outcome
     }
     const { added, deleted, modified, projects, scanned } = applied
@@ -231,40 +244,49 @@ const make = Effect.fnUntraced(function* (version: string) {
   }
 
   const loop = Effect.gen(function* () {
+    // First of all, since the gateway's port stands there too.
+    const first = yield* wanted.current
+    if (first._tag === "Unheard") {
+      yield* Effect.raceFirst(wanted.changedFrom(first), Effect.sleep(patience))
+      yield* wanted.useKept
+    }
     const open = Effect.gen(function* () {
       const down = (yield* gateway.state)._tag === "Down"
       yield* sync.open(down ? "down" : "up")
       return down
     })
     let cold = yield* open.pipe(
-      Effect.tapError((error) => Effect.andThen(failed(error, undefined), probes.beat(Duration.zero))),
+      Effect.tapError((error) =>
+        Effect.flatMap(wanted.current, (state) => failed(error, Option.getOrUndefined(Wanted.dataOf(state))))
+      ),
+      Effect.tapError(() => probes.beat(Duration.zero)),
       Effect.retry({ schedule: openRetries })
     )
-    const first = yield* wanted.current
-    if (first._tag === "Unheard") {
-      yield* Effect.raceFirst(wanted.changedFrom(first), Effect.sleep(patience))
-      yield* wanted.useKept
-    }
     const began = yield* uptime
     let trust: Changes.Trust = "disk"
     let failures = 0
+    let superseded = 0
     let former: Wanted.State | undefined
     while (true) {
       const state = yield* wanted.current
       const wasCold = cold
-      if (cold && former !== undefined) cold = (yield* gateway.state)._tag !== "Running"
+      const now = cold ? yield* gateway.state : undefined
+      const boots = now?._tag === "Running" ? undefined : now
+      cold = boots !== undefined
       if (wasCold && !cold) yield* Metrics.started(Duration.millis((yield* uptime) - began))
       const again = state === former && wasCold === cold && failures === 0
       yield* probes.beat(Duration.zero)
       const outcome = yield* Effect.raceFirst(
-        pass(state, { cold, trust, again }),
-        Effect.as(Effect.delay(wanted.changedFrom(state), superseding), { _tag: "Superseded" } as Outcome)
+        pass(state, { boots, trust, again }),
+        Effect.as(Effect.delay(wanted.changedFrom(state), superseding(superseded)), { _tag: "Superseded" } as Outcome)
       )
       former = state
       failures = outcome._tag === "Failed" ? failures + 1 : 0
+      superseded = outcome._tag === "Superseded" ? superseded + 1 : 0
       if (outcome._tag === "Settled") trust = "inventory"
       if (outcome._tag === "Superseded") continue
-      yield* wanted.keep
+      // Where another pod's agent has the volume, what it keeps there is not ours to replace.
+      yield* Effect.ignore(Effect.andThen(owner.claim, wanted.keep))
       const delay = yield* pause(outcome, failures, cold)
       yield* probes.beat(delay)
       yield* Effect.raceFirst(wanted.changedFrom(state), Effect.delay(wanted.refresh, delay))
@@ -275,11 +297,14 @@ const make = Effect.fnUntraced(function* (version: string) {
   yield* supervisor.supervise("metadata", wanted.watch)
   yield* supervisor.supervise("report", reporter.deliver)
   yield* supervisor.supervise("sync", loop)
+  // The last one is the first to be run: not ready while what is under way ends.
+  yield* Effect.addFinalizer(() => health.stopping)
 })
 
 type Failure = SyncError | ProfileMissing | MetadataUnknown
 
 const longestMessage = 2000
+const short = (commit: string): string => commit.slice(0, 7)
 /** Milliseconds, by a clock that nobody sets: a jump of the other one must not look like a hung or an endless sync. */
 const uptime = Effect.map(Clock.monotonicTimeNanos, (nanos) => Number(nanos / 1_000_000n))
 const openRetries = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("30 seconds")])
@@ -313,8 +338,7 @@ const detailOf = (
 }
 
 /** Startup and readiness: files are on the volume, from now or from before. Liveness: the loop is heard of. */
-const makeProbes = Effect.gen(function* () {
-  const health = yield* Health
+const makeProbes = Effect.fnUntraced(function* (health: (typeof Health)["Service"]) {
   const missing = yield* Ref.make(Option.some("waits for the first sync"))
   const heardBy = yield* Ref.make((yield* uptime) + Duration.toMillis(heartbeat))
   const files = Effect.flatMap(

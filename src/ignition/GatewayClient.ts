@@ -225,7 +225,7 @@ const make = Effect.fnUntraced(function* (options: Options) {
     Effect.flatMap(({ body, response }) =>
       response.status === 200
         ? fromStatusPing(body)
-        : Effect.succeed(GatewayState.Unknown({ text: `StatusPing answered ${response.status}` }))
+        : Effect.succeed(GatewayState.Unknown({ text: `StatusPing answered ${response.status}${whereTo(response)}` }))
     ),
     Effect.catch((reason) =>
       Effect.succeed(
@@ -351,6 +351,9 @@ const refusal = (response: HttpClientResponse, tokenName: string, secure: boolea
       return new UnexpectedAnswer({ status, detail: "only 200 counts" })
   }
 }
+
+const whereTo = (response: HttpClientResponse): string =>
+  response.status >= 300 && response.status < 400 ? `: ${redirect(response).message}` : ""
 
 const redirect = (response: HttpClientResponse): Commissioning | Redirect => {
   const location = Option.getOrUndefined(

@@ -1,6 +1,7 @@
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { Commissioning } from "./GatewayError.ts"
 
 /**
  * What a gateway says of itself, by `GET /StatusPing`.
@@ -22,6 +23,17 @@ export type GatewayState = Data.TaggedEnum<{
 }>
 
 export const GatewayState = Data.taggedEnum<GatewayState>()
+
+/** Why a gateway does not run yet, and what to do where waiting is not enough. */
+export const whatItWaitsFor = GatewayState.$match({
+  Down: () => "nobody listens on its port; if it is up, spec.gateway.port is not its own",
+  Starting: () => "it is starting",
+  Commissioning: () => new Commissioning().message,
+  Running: () => "it runs",
+  Faulted: () => "it is faulted, its own log says why",
+  Stopping: () => "it is stopping",
+  Unknown: ({ text }) => `${text}; if that stays so, look at its log, and at spec.gateway.port and tls`
+})
 
 const StatusPing = Schema.fromJsonString(
   Schema.Struct({ state: Schema.String, details: Schema.optional(Schema.NullOr(Schema.String)) })

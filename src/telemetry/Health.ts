@@ -20,12 +20,19 @@ export class Health extends Context.Service<
     ) => Effect.Effect<void, never, Scope.Scope>
     /** Every check is registered: from now on they alone decide. */
     readonly started: Effect.Effect<void>
+    /** The process is going to end: not ready any more, whatever the checks say. */
+    readonly stopping: Effect.Effect<void>
     /** The checks of a probe that fail now, as `name: what it waits for`. */
     readonly failing: (probe: Probe) => Effect.Effect<ReadonlyArray<string>>
   }
 >()("stoker/telemetry/Health") {
   static readonly layer = Layer.sync(Health, () => {
-    let started = false
+    let phase: "starting" | "started" | "stopping" = "starting"
+    /** What the process says of itself, whatever the checks say. */
+    const own = (probe: Probe): ReadonlyArray<string> => {
+      if (phase === "starting") return probe === "live" ? [] : ["process: still starting"]
+      return phase === "stopping" && probe === "ready" ? ["process: stopping"] : []
+    }
     const checks = new Set<{
       readonly probe: Probe
       readonly name: string
@@ -44,7 +51,10 @@ export class Health extends Context.Service<
           )
         ),
       started: Effect.sync(() => {
-        started = true
+        phase = "started"
+      }),
+      stopping: Effect.sync(() => {
+        phase = "stopping"
       }),
       failing: (probe) =>
         // The checks of the moment it runs, not of the moment it is made: routes are made before there are any.
@@ -57,9 +67,7 @@ export class Health extends Context.Service<
                 Effect.catch((why) => Effect.succeed([`${name}: ${why}`]))
               )
           )
-        ).pipe(
-          Effect.map((found) => [...(started || probe === "live" ? [] : ["process: still starting"]), ...found.flat()])
-        )
+        ).pipe(Effect.map((found) => [...own(probe), ...found.flat()]))
     }
   })
 }

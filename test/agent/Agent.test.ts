@@ -1,17 +1,22 @@
 /** The agent as a whole, from the metadata to the gateway's scan. */
 import { assert, it, layer } from "@effect/vitest"
 import { Clock, Context, Duration, Effect, Layer, type Scope, SubscriptionRef } from "effect"
-import { backoff } from "../../src/agent/Agent.ts"
+import { backoff, superseding } from "../../src/agent/Agent.ts"
 import * as GatewayStatus from "../../src/api/GatewayStatus.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
 import * as Seed from "../../src/sandbox/gateway/Seed.ts"
 import { Health } from "../../src/telemetry/Health.ts"
-import { config, effective, kinds, makePlant, services, silent, synced, view, viewFile } from "./Plant.ts"
+import { config, effective, kinds, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
 
 it("tries again after a second, doubling to a minute, however often it failed", () => {
   const pauses = [0, 1, 2, 5, 6, 30, 1000].map((failures) => Duration.toMillis(backoff(failures, 0)))
   assert.deepStrictEqual(pauses, [1000, 2000, 4000, 32_000, 60_000, 60_000, 60_000])
   assert.strictEqual(Duration.toMillis(backoff(0, 1)), 1250)
+})
+
+it("lets newer metadata cut it short, later each time that it did so in a row", () => {
+  const times = [0, 1, 2, 6, 7, 1000].map((inARow) => Duration.toSeconds(superseding(inARow)))
+  assert.deepStrictEqual(times, [5, 10, 20, 320, 600, 600])
 })
 
 layer(services, { excludeTestServices: true })("Agent", (it) => {
@@ -121,6 +126,29 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
         })
       )
       assert.isFalse(yield* exists(".stoker/owner"))
+    })
+  )
+
+  test(
+    "leaves another pod's agent what that keeps on the volume, once it has taken it over",
+    Effect.gen(function* () {
+      const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      const at = yield* Clock.currentTimeMillis
+      yield* write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
+      yield* write(".stoker/metadata.json", "theirs")
+      // When the second has been answered, all that follows from the first is over.
+      for (const text of ["two", "three"]) {
+        const revision = yield* want(yield* repository.commit({ files: view(text) }))
+        const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+        assert.match(report.errorMessage ?? "", /in use by the agent of pod plant\/other-0/)
+      }
+      assert.strictEqual(yield* read(".stoker/metadata.json"), "theirs")
+      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
     })
   )
 
@@ -388,6 +416,7 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
       const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
       assert.match(report.errorMessage ?? "", /refuses the connection/)
+      assert.include(report.errorMessage, `until then the gateway has the files of ${first.slice(0, 7)}`)
       assert.strictEqual(report.syncedCommit, first)
       yield* probe(failing("startup"))
     })
@@ -405,6 +434,135 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       yield* want(first)
       yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
       assert.isEmpty(yield* failing("startup"))
+    })
+  )
+
+  const notRunning = [
+    ["commissioning", { commissioning: "manual" }, {}, /in place.*waits to be commissioned: open its web page/],
+    ["faulted", { startupTime: "1 hour" }, {}, /in place.*it is faulted, its own log says why/],
+    ["down", {}, { gatewayPort: 1 }, /in place.*nobody listens on its port; if it is up, spec\.gateway\.port/]
+  ] as const
+  for (const [phase, options, data, expected] of notRunning) {
+    test(
+      `after a cold start, says why a gateway that is ${phase} does not run, and what to do`,
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant({ boots: false, ...options })
+        yield* want(yield* repository.commit({ files: view("one") }), {}, data)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(({ errorMessage }) => /nobody listens/.test(errorMessage ?? ""))
+        if (phase !== "down") {
+          yield* gateway.setPhase("starting")
+          yield* gateway.awaitPhase("starting")
+          yield* gateway.setPhase(phase)
+        }
+        yield* api.awaitReport(
+          ({ errorMessage, syncStatus }) => syncStatus === "Pending" && expected.test(errorMessage ?? "")
+        )
+      })
+    )
+  }
+
+  test(
+    "after a cold start, says where a gateway redirects to that forces HTTPS for everything",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant({ boots: false })
+      yield* gateway.faults.inject({
+        route: "GET /StatusPing",
+        failure: Failure.cases.Redirect.make({ location: "https://localhost:8043/StatusPing" })
+      })
+      yield* want(yield* repository.commit({ files: view("one") }))
+      yield* Layer.build(agent)
+      yield* api.awaitReport(({ errorMessage }) => /nobody listens/.test(errorMessage ?? ""))
+      yield* gateway.setPhase("running")
+      yield* api.awaitReport(({ errorMessage }) =>
+        /redirects to localhost:8043 \(302\).*set spec\.gateway\.tls/.test(errorMessage ?? "")
+      )
+    })
+  )
+
+  test(
+    "beside a gateway whose port was edited since the pod was made, takes the normal way with locks",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant({ environment: { GATEWAY_PORT: "1" } })
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      // As in a pod, the API server does not answer at once.
+      yield* api.setAway(true)
+      yield* Layer.build(agent)
+      yield* api.awaitRefusal
+      yield* api.setAway(false)
+      yield* api.awaitReport(synced(first))
+      assert.strictEqual((yield* gateway.counters).requests["POST /data/api/v1/scan-lock/projects"], 1)
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects"])
+    })
+  )
+
+  test(
+    "without an API server, goes by what the volume keeps, gateway's port included, and then by what is new",
+    Effect.gen(function* () {
+      const { agent, api, exists, gateway, probe, read, repository, want, write } = yield* makePlant({
+        environment: { GATEWAY_PORT: "1" }
+      })
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          yield* Layer.build(agent)
+          yield* api.awaitReport(synced(first))
+          yield* until(exists(".stoker/metadata.json"))
+        })
+      )
+      yield* api.setAway(true)
+      yield* write(viewFile, "changed while no agent ran")
+      const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+      yield* gateway.awaitScan(1)
+      yield* probe(failing("startup"))
+      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+      assert.strictEqual((yield* gateway.counters).requests["POST /data/api/v1/scan-lock/projects"], 2)
+      yield* api.setAway(false)
+      const second = yield* repository.commit({ files: view("two") })
+      yield* want(second)
+      yield* api.awaitReport(synced(second))
+    })
+  )
+
+  test(
+    "starting with metadata that knows neither commit nor profile, waits on an empty volume and goes on with a used one",
+    Effect.gen(function* () {
+      const { agent, api, gateway, probe, repository, want } = yield* makePlant({ boots: false })
+      const first = yield* repository.commit({ files: view("one") })
+      const other = { profiles: { other: effective({}) } }
+      yield* want(first, {}, other)
+      const started = Effect.map(Layer.build(Layer.fresh(agent)), Context.get(Health))
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const { failing } = yield* started
+          yield* api.awaitReport(({ errorMessage }) => /no profile "default"/.test(errorMessage ?? ""))
+          assert.match((yield* failing("startup")).join(), /no profile "default"/)
+          yield* want(first)
+          yield* probe(failing("startup"))
+        })
+      )
+      for (const gone of [want(first, {}, other), SubscriptionRef.set(api.metadata, undefined)]) {
+        yield* gone
+        yield* Effect.scoped(Effect.flatMap(started, ({ failing }) => probe(failing("startup"))))
+      }
+      assert.isEmpty(yield* gateway.scans)
+    })
+  )
+
+  test(
+    "works with a gateway that has no scan locks",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant({ locks: false })
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
     })
   )
 })

@@ -17,7 +17,7 @@ import {
 import { Volume, VolumeError } from "../../src/agent/Volume.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
 import { Health } from "../../src/telemetry/Health.ts"
-import { config, kinds, makePlant, services, silent, synced, view, viewFile } from "./Plant.ts"
+import { config, kinds, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
 
 /** A disk that can be told to refuse an operation. */
 const makeDisk = Effect.gen(function* () {
@@ -194,7 +194,7 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
 
   describe("of the process", () => {
     test(
-      "SIGTERM in the middle of an apply: the apply ends first, and the scan is made by the next process",
+      "SIGTERM in the middle of an apply: not ready at once, the apply ends first, and the scan is made by the next process",
       Effect.gen(function* () {
         const { beforeRename, disk } = yield* makeDisk
         const { agent, api, gateway, read, repository, want } = yield* makePlant({ disk })
@@ -202,8 +202,10 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
         yield* want(first)
         const scope = yield* Scope.make()
-        yield* Effect.provideService(Layer.build(agent), Scope.Scope, scope)
+        const context = yield* Effect.provideService(Layer.build(agent), Scope.Scope, scope)
+        const { failing } = Context.get(context, Health)
         yield* api.awaitReport(synced(first))
+        assert.deepStrictEqual(yield* failing("ready"), [])
         const entered = yield* Deferred.make<void>()
         const leave = yield* Deferred.make<void>()
         yield* Ref.set(beforeRename, Effect.andThen(Deferred.succeed(entered, undefined), Deferred.await(leave)))
@@ -211,8 +213,11 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         yield* want(second)
         yield* Deferred.await(entered)
         const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+        yield* until(Effect.map(failing("ready"), (checks) => checks.includes("process: stopping")))
         yield* Deferred.succeed(leave, undefined)
         yield* Fiber.join(closing)
+        // Not again, with the checks gone: others may still be asked until the process ends.
+        assert.deepStrictEqual(yield* failing("ready"), ["process: stopping"])
         assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
         assert.strictEqual(yield* read("config/resources/core/ignition/thing/config.json"), '{"value":"two"}')
         yield* Layer.build(Layer.fresh(agent))

@@ -11,11 +11,13 @@ import {
   Option,
   Path,
   Redacted,
+  Ref,
   Schedule,
   Schema,
   Stream,
   SubscriptionRef
 } from "effect"
+import { createHash } from "node:crypto"
 import { Agent } from "../../src/agent/Agent.ts"
 import * as GatewayAddress from "../../src/agent/GatewayAddress.ts"
 import { Owner } from "../../src/agent/Owner.ts"
@@ -45,6 +47,8 @@ export const token = "stoker:secret"
 const makeApi = Effect.gen(function* () {
   const metadata = yield* SubscriptionRef.make<Readonly<Record<string, string>> | undefined>(undefined)
   const reports = yield* SubscriptionRef.make<ReadonlyArray<GatewayStatus.Report>>([])
+  const isAway = yield* Ref.make(false)
+  const refused = yield* SubscriptionRef.make(false)
   let version = 1
   const map = (data: Readonly<Record<string, string>>) => ({
     metadata: { name: "stoker-metadata-site", namespace: "plant", uid: "1", resourceVersion: String(version++) },
@@ -55,14 +59,20 @@ const makeApi = Effect.gen(function* () {
     reason: new ApiErrors.Unreachable({ message: "not in this test" })
   })
   const refuse = () => Effect.fail(away)
+  const whileThere = <A>(effect: Effect.Effect<A>) =>
+    Effect.flatMap(Ref.get(isAway), (isAway): Effect.Effect<A, ApiErrors.ApiError> =>
+      isAway ? Effect.andThen(SubscriptionRef.set(refused, true), refuse()) : effect
+    )
   const client = ApiClient.of({
     get: refuse,
     list: () =>
-      Effect.map(SubscriptionRef.get(metadata), (data) => ({
-        resourceVersion: String(version++),
-        continue: Option.none(),
-        items: data === undefined ? [] : [map(data)]
-      })),
+      whileThere(
+        Effect.map(SubscriptionRef.get(metadata), (data) => ({
+          resourceVersion: String(version++),
+          continue: Option.none(),
+          items: data === undefined ? [] : [map(data)]
+        }))
+      ),
     watch: () =>
       SubscriptionRef.changes(metadata).pipe(
         Stream.drop(1),
@@ -74,12 +84,14 @@ const makeApi = Effect.gen(function* () {
       ),
     create: refuse,
     mergePatch: (_resource, _ref, body) =>
-      Effect.gen(function* () {
-        const { data } = yield* Effect.orDie(decodePatch(body))
-        const report = Option.getOrThrow(GatewayStatus.decode(data["ignition-0"]))
-        yield* SubscriptionRef.update(reports, (all) => [...all, report])
-        return {}
-      }),
+      whileThere(
+        Effect.gen(function* () {
+          const { data } = yield* Effect.orDie(decodePatch(body))
+          const report = Option.getOrThrow(GatewayStatus.decode(data["ignition-0"]))
+          yield* SubscriptionRef.update(reports, (all) => [...all, report])
+          return {}
+        })
+      ),
     jsonPatch: refuse,
     apply: refuse,
     delete: refuse,
@@ -93,7 +105,15 @@ const makeApi = Effect.gen(function* () {
       Stream.runCollect,
       Effect.map(([report]) => report!)
     )
-  return { client, metadata, reports: SubscriptionRef.get(reports), awaitReport }
+  /** Whether it answers, to what is asked from now on. */
+  const setAway = (away: boolean) => Ref.set(isAway, away)
+  /** Waits until it has been asked while it was away. */
+  const awaitRefusal = SubscriptionRef.changes(refused).pipe(
+    Stream.filter((refused) => refused),
+    Stream.take(1),
+    Stream.runDrain
+  )
+  return { client, metadata, reports: SubscriptionRef.get(reports), awaitReport, setAway, awaitRefusal }
 })
 const decodePatch = Schema.decodeUnknownEffect(Schema.Struct({ data: Schema.Record(Schema.String, Schema.String) }))
 
@@ -129,10 +149,17 @@ export interface Options extends Partial<SimulatedGateway.Options> {
   /** Stands between the agent and its disk. */
   readonly disk?: (real: Layer.Layer<Volume>) => Layer.Layer<Volume>
   readonly deadlines?: GatewayClientModule.Options["deadlines"]
+  /** More of the agent's environment, or other. */
+  readonly environment?: Readonly<Record<string, string>>
 }
 
 /** One gateway, its repository and its API server. The agent runs in the scope in which its layer is built. */
-export const makePlant = Effect.fnUntraced(function* ({ deadlines, disk = (real) => real, ...options }: Options = {}) {
+export const makePlant = Effect.fnUntraced(function* ({
+  deadlines,
+  disk = (real) => real,
+  environment = {},
+  ...options
+}: Options = {}) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const folder = yield* fs.makeTempDirectoryScoped({ prefix: "stoker-agent-test-" })
@@ -161,7 +188,7 @@ export const makePlant = Effect.fnUntraced(function* ({ deadlines, disk = (real)
         profiles: { default: effective(profile) },
         ...data
       },
-      (text) => Buffer.from(text).toString("base64").slice(-16)
+      (text) => createHash("sha256").update(text).digest("hex").slice(0, 16)
     )
     yield* SubscriptionRef.set(api.metadata, encoded)
     return encoded.revision
@@ -194,7 +221,8 @@ export const makePlant = Effect.fnUntraced(function* ({ deadlines, disk = (real)
           DATA_PATH: dataDir,
           REPO_PATH: path.join(folder, "repo"),
           GATEWAY_PORT: new URL(gateway.url).port,
-          API_KEY_FILE: path.join(folder, "api-key")
+          API_KEY_FILE: path.join(folder, "api-key"),
+          ...environment
         })
       )
     )
@@ -217,6 +245,10 @@ export const makePlant = Effect.fnUntraced(function* ({ deadlines, disk = (real)
 
 export const services = Layer.merge(GitServer.layer, NodeServices.layer)
 export const silent = Logger.layer([])
+
+/** Waits until it is so. */
+export const until = <E, R>(isSo: Effect.Effect<boolean, E, R>) =>
+  Effect.repeat(isSo, { until: (so) => so, schedule: Schedule.spaced("10 millis") })
 
 /** A report that this commit is there. */
 export const synced =
