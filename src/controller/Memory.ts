@@ -22,8 +22,11 @@ export interface Remembered {
    * question, and how far the next poll is shifted (−0.05 to 0.05 of the interval).
    */
   readonly asked: { readonly at: number; readonly mark?: string; readonly shift: number }
-  /** The question has no answer yet: how often it was tried, and when it is tried again (infinity: never). */
-  readonly failed?: Attempts | undefined
+  /**
+   * The question has no answer yet: how often it was tried at this pace, and when it is tried again (infinity: never).
+   * The pace is another while a request is fresh.
+   */
+  readonly failed?: (Attempts & { readonly fresh: boolean }) | undefined
   /** The remote still serves what was there before a push. */
   readonly lag?: Attempts | undefined
   /** The question whose delivery people were told of. */

@@ -2,12 +2,13 @@
  * One ls-refs for all who ask the same remote with the same credential, whichever refs they follow.
  *
  * Who asks says how fresh the answer must be: an ls-refs that began before the question arose answers nothing, one that
- * began after it is shared, running or done. Each asks for all refs that were asked for lately, so that whoever is next
- * to poll finds the answer there.
+ * began after it is shared, running or done. Each asks for all branches and tags that were asked for lately, so that
+ * whoever is next to poll finds the answer there; and for commits that somebody waits for, which are a request each.
  */
 import { Clock, Context, Duration, Effect, Layer, RcMap, type Result, Semaphore } from "effect"
 import type { Remote } from "../git/GitCommand.ts"
 import type { GitError } from "../git/GitError.ts"
+import * as ObjectId from "../git/ObjectId.ts"
 import { RemoteRefs, type Resolved } from "../git/RemoteRefs.ts"
 import * as SharedLookup from "../git/SharedLookup.ts"
 
@@ -75,15 +76,17 @@ export class SharedRefs extends Context.Service<
         lookup: Effect.fnUntraced(function* (question: Question): Effect.fn.Return<Found> {
           const beganAt = yield* Clock.currentTimeMillis
           forget(beganAt)
-          const refs = Array.from(followed.get(keyOf(question))?.keys() ?? [question.ref])
+          const known = followed.get(keyOf(question)) ?? new Map([[question.ref, beganAt]])
+          const refs = Array.from(known.keys())
+          for (const ref of refs) if (ObjectId.is(ref.toLowerCase())) known.delete(ref)
           return { beganAt, refs: yield* inPlace(question, remoteRefs.resolveAll({ ...question, refs })) }
         })
       })
 
       const ask = Effect.fnUntraced(function* (question: Question): Effect.fn.Return<Answer> {
-        follow(question, yield* Clock.currentTimeMillis)
         let since = Math.floor(question.after) + 1
         while (true) {
+          follow(question, yield* Clock.currentTimeMillis)
           const { beganAt, refs } = yield* shared.ask(question, since)
           const resolved = refs.get(question.ref)
           if (resolved !== undefined) return { beganAt, resolved }

@@ -68,7 +68,7 @@ export type Reason = typeof Reason.Type
 /**
  * Anything that keeps us from a repository. `message` names the repository, the cause and the way out; it holds no
  * secret. `next` says what the caller should do: `retry` (it can pass, or be put right outside the cluster) or `edit`
- * (nothing changes before somebody edits the resource).
+ * (it depends on the resource alone, so that nothing changes before somebody edits that).
  */
 export class GitError extends Schema.TaggedError<GitError>()("GitError", {
   /** The repository as shown to people: no user info. */
@@ -85,7 +85,6 @@ export class GitError extends Schema.TaggedError<GitError>()("GitError", {
       case "InvalidRef":
       case "UnsupportedUrl":
       case "SecretInUrl":
-      case "Moved":
         return "edit"
       default:
         return "retry"
@@ -122,7 +121,7 @@ const explain = (reason: Reason): string => {
         reason.ref.startsWith("refs/") ? ` (write it short, as ${reason.ref.replace(/^refs\/(heads|tags)\//, "")})` : ""
       }.`
     case "InvalidRef":
-      return `${JSON.stringify(reason.ref)} can be no branch, tag or full commit id. Correct spec.git.ref.`
+      return `${JSON.stringify(reason.ref)} can be no branch, tag or full commit id. Correct it where it stands: in spec.git.ref, or in the annotation stoker.io/requested-ref.`
     case "CommitNotFound":
       return `the server does not hand out commit ${reason.commit} (${reason.detail}). It may have been rewritten away, or the server has not got it yet.`
     case "EmptyRepository":

@@ -109,6 +109,21 @@ describe("Polling", () => {
       })
   )
 
+  it.effect("asks nothing for those that follow a commit, which stands for itself", () =>
+    Effect.gen(function* () {
+      const { asked, layer } = yield* remote
+      yield* Effect.gen(function* () {
+        for (let index = 0; index < 100; index++) {
+          const ref = index.toString(16).padStart(40, "0")
+          const status = { ...resolved, lastSyncRef: ref, lastSyncRefKind: "commit", lastSyncCommit: ref }
+          yield* Effect.forkScoped(follow(one(index, { git: { ref }, status })))
+        }
+        yield* seconds(600)
+      }).pipe(Effect.provide(layer))
+      assert.deepStrictEqual(asked, [])
+    })
+  )
+
   it.effect("shares polls of an hour, too, and asks no longer for what nobody follows", () =>
     Effect.gen(function* () {
       const { asked, layer } = yield* remote
@@ -179,7 +194,7 @@ describe("Polling", () => {
     })
   )
 
-  it.effect("tries a fresh request often for a minute, and asks again less and less", () =>
+  it.effect("tries a fresh request often for a minute, and then as anything else that fails", () =>
     Effect.gen(function* () {
       const { asked, down, layer } = yield* remote
       down(true)
@@ -188,11 +203,13 @@ describe("Polling", () => {
         yield* Effect.forkScoped(
           follow(one(1, { metadata: { uid: "uid", name: "site", annotations }, spec: { polling: { enabled: false } } }))
         )
-        yield* seconds(300)
+        yield* seconds(900)
       }).pipe(Effect.provide(layer))
       const at = asked.filter(({ refs }) => refs.includes("v2")).map((ask) => Math.round(ask.at / 1000))
       assert.deepStrictEqual(at.slice(0, 6), [0, 1, 3, 7, 12, 17])
-      assert.isAtMost(at.filter((second) => second > 62).length, 1)
+      const slow = at.slice(at.findLastIndex((second) => second < 60))
+      const pauses = slow.slice(1).map((second, index) => second - slow[index]!)
+      assert.deepStrictEqual(pauses.slice(0, 5), [5, 30, 60, 120, 240])
     })
   )
 })

@@ -56,9 +56,12 @@ export const unasked = (cr: GatewaySync, told: Told | undefined): Resolution => 
 export const interval = (text: string): number =>
   Math.max(1000, Option.match(GoDuration.parse(text), { onNone: () => 60_000, onSome: Duration.toMillis }))
 
-/** While a request is fresh: 1, 2, 4, 5, 5 … s for a minute. After that, and without a request: 30, 60, 120, 240, 300 s. */
-export const retryDelay = (attempt: number, sinceRequest: number | undefined): number =>
-  sinceRequest !== undefined && sinceRequest < 60_000
+/** How long a request is fresh. */
+const freshness = 60_000
+
+/** While a request is fresh: 1, 2, 4, 5, 5 … s. After that, and without a request: 30, 60, 120, 240, 300 s. */
+export const retryDelay = (attempt: number, fresh: boolean): number =>
+  fresh
     ? Math.min(5000, 1000 * 2 ** Math.min(attempt - 1, 3))
     : Math.min(300_000, 30_000 * 2 ** Math.min(attempt - 1, 4))
 
@@ -121,13 +124,13 @@ export interface State {
   readonly now: number
 }
 
-const pollDueAt = ({ cr: { spec }, remembered: { asked } }: State): number =>
-  // Whole milliseconds: half of one can be slept for, but never seen to be over.
-  spec.polling.enabled
+const pollDueAt = ({ cr: { spec }, held, remembered: { asked } }: State): number =>
+  // A commit stands for itself. Whole milliseconds: half of one can be slept for, but never seen to be over.
+  spec.polling.enabled && held?.kind !== "commit"
     ? asked.at + Math.ceil(interval(spec.polling.interval) * (1 + asked.shift))
     : Number.POSITIVE_INFINITY
 
-const currently = (attempts: Remembered["failed"], { remembered }: State) =>
+const currently = <A extends Attempts>(attempts: A | undefined, { remembered }: State): A | undefined =>
   attempts?.mark === remembered.question.mark ? attempts : undefined
 
 const isHandled = ({ cr }: State): boolean =>
@@ -252,13 +255,15 @@ const failed = (
   state: State,
   asked: Remembered["asked"],
   error: Failure
-): Effect.Effect<Pick<Remembered, "asked"> & { readonly failed: Attempts }> =>
+): Effect.Effect<Pick<Remembered, "asked"> & { readonly failed: NonNullable<Remembered["failed"]> }> =>
   Effect.map(Clock.currentTimeMillis, (now) => {
     const { mark, since } = state.remembered.question
-    const count = (currently(state.remembered.failed, state)?.count ?? 0) + 1
+    const former = currently(state.remembered.failed, state)
+    const fresh = !isHandled(state) && now - since < freshness
+    const count = former?.fresh === fresh ? former.count + 1 : 1
     const never = error._tag === "GitError" && error.next === "edit"
-    const delay = retryDelay(count, isHandled(state) ? undefined : now - since)
-    return { asked, failed: { mark, count, retryAt: never ? Number.POSITIVE_INFINITY : now + delay } }
+    const retryAt = never ? Number.POSITIVE_INFINITY : now + retryDelay(count, fresh)
+    return { asked, failed: { mark, count, fresh, retryAt } }
   })
 
 const notResolved = (error: Failure, retryAt: number | undefined): Conditions.Finding => ({

@@ -93,20 +93,24 @@ describe("Resolve", () => {
     ["a poll is due", state(known, {}, 10_000 + minute), ["main"]],
     ["a poll is due earlier by its shift", state(known, { asked: { at: 10_000, shift: -0.05 } }, 67_000), ["main"]],
     ["polling is off", state({ ...known, spec: { polling: { enabled: false } } }, {}, 10 * minute), []],
-    ["a retry is not due", state({}, { failed: { mark: mark(gatewaySync()), count: 1, retryAt: 30_000 } }, 29_999), []],
+    [
+      "a retry is not due",
+      state({}, { failed: { mark: mark(gatewaySync()), count: 1, fresh: false, retryAt: 30_000 } }, 29_999),
+      []
+    ],
     [
       "a retry is due",
-      state({}, { failed: { mark: mark(gatewaySync()), count: 1, retryAt: 30_000 } }, 30_000),
+      state({}, { failed: { mark: mark(gatewaySync()), count: 1, fresh: false, retryAt: 30_000 } }, 30_000),
       ["main"]
     ],
     [
       "the failure was of another question",
-      state({}, { failed: { mark: "0 {}", count: 1, retryAt: 90_000 } }),
+      state({}, { failed: { mark: "0 {}", count: 1, fresh: false, retryAt: 90_000 } }),
       ["main"]
     ],
     [
       "only an edit helps",
-      state({}, { failed: { mark: mark(gatewaySync()), count: 1, retryAt: Infinity } }, 10 * minute),
+      state({}, { failed: { mark: mark(gatewaySync()), count: 1, fresh: false, retryAt: Infinity } }, 10 * minute),
       []
     ],
     ["nobody remembers the retry", state({ status: { ...resolved, conditions: notResolved } }), ["main"]]
@@ -147,7 +151,7 @@ describe("Resolve", () => {
   it("polls the ref in force while another cannot be resolved", () => {
     const annotations = promotion("nowhere")
     const options = { ...known, metadata: { annotations } }
-    const failed = { mark: mark(gatewaySync(options)), count: 5, retryAt: 10 * minute }
+    const failed = { mark: mark(gatewaySync(options)), count: 5, fresh: false, retryAt: 10 * minute }
     const { meanwhile, refs } = Resolve.questions(state(options, { failed }, 10_000 + minute))
     assert.deepStrictEqual({ refs, meanwhile }, { refs: [], meanwhile: "main" })
     assert.isUndefined(Resolve.questions(state(options, { failed }, 10_000 + minute - 1)).meanwhile)
@@ -163,10 +167,9 @@ describe("Resolve", () => {
   })
 
   it("waits between tries: fast while a request is fresh, else from half a minute to five", () => {
-    const delays = (since: number | undefined) => [1, 2, 3, 4, 5, 6].map((n) => Resolve.retryDelay(n, since) / 1000)
-    assert.deepStrictEqual(delays(undefined), [30, 60, 120, 240, 300, 300])
-    assert.deepStrictEqual(delays(59_999), [1, 2, 4, 5, 5, 5])
-    assert.deepStrictEqual(delays(60_000), [30, 60, 120, 240, 300, 300])
+    const delays = (fresh: boolean) => [1, 2, 3, 4, 5, 6].map((n) => Resolve.retryDelay(n, fresh) / 1000)
+    assert.deepStrictEqual(delays(true), [1, 2, 4, 5, 5, 5])
+    assert.deepStrictEqual(delays(false), [30, 60, 120, 240, 300, 300])
   })
 
   it("reads intervals as Go does, and takes none below a second", () => {
