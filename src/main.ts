@@ -1,12 +1,7 @@
 /**
  * The entry: which command. Each is loaded only when it is asked for, so that an agent never pays for the controller.
  */
-import { setFlagsFromString } from "node:v8"
 import { version } from "./Version.ts"
-
-// The heap may grow to twice what is alive before it is collected, not to four times: garbage of a start, or of a burst,
-// stays with the process otherwise.
-setFlagsFromString("--heap-growing-percent=100")
 
 const usage = `stoker ${version}: keeps Ignition gateways fed with configuration from Git
 
