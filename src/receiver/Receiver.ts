@@ -23,6 +23,7 @@ import * as AnnotationWriter from "./AnnotationWriter.ts"
 import * as Answer from "./Answer.ts"
 import { Authorizer, type Signed } from "./Authorizer.ts"
 import * as BodyReader from "./BodyReader.ts"
+import * as Goodbye from "./Goodbye.ts"
 import * as Hook from "./Hook.ts"
 import * as OwnCredentials from "./OwnCredentials.ts"
 import * as Payload from "./Payload.ts"
@@ -296,7 +297,8 @@ const elsewhere = Answer.respond(
 )
 
 /**
- * A server with this route alone. When its layer closes, it takes no new connection and answers what it has begun.
+ * A server with this route alone. When its layer closes, it tells its clients, takes no new connection, answers what it
+ * has begun, and ends in 23 s at most (see Goodbye).
  *
  * @param options.port 0 for a free one; `HttpServer` tells which
  * @param options.host all addresses when absent
@@ -307,33 +309,43 @@ export const serve = (options: Options & { readonly port: number; readonly host?
   const believing = trustedProxies.length === 0 ? identity : HttpMiddleware.xForwardedHeaders({ trustedProxies })
   // All of a request is at least its headers.
   const headerTimeout = Duration.toMillis(Duration.min(limits.headerTimeout, limits.requestTimeout))
-  return Layer.unwrap(
-    Effect.map(HttpRouter.toHttpEffect(layer(options)), (routes) =>
-      HttpServer.serve(
-        routes.pipe(
-          Effect.catchTag("HttpServerError", () => Effect.succeed(elsewhere)),
-          Effect.catchCause((cause: Cause.Cause<never>) =>
-            Effect.map(recover(Effect.failCause(cause)), Answer.respond)
-          ),
-          believing
+  return Layer.suspend(() => {
+    const server = createServer({
+      headersTimeout: headerTimeout,
+      requestTimeout: Duration.toMillis(limits.requestTimeout),
+      connectionsCheckingInterval: Math.min(5000, headerTimeout),
+      keepAliveTimeout: Duration.toMillis(limits.idleTimeout)
+    })
+    const goodbye = Goodbye.make(server)
+    const served = Layer.unwrap(
+      Effect.map(HttpRouter.toHttpEffect(layer(options)), (routes) =>
+        HttpServer.serve(
+          routes.pipe(
+            Effect.catchTag("HttpServerError", () => Effect.succeed(elsewhere)),
+            Effect.catchCause((cause: Cause.Cause<never>) =>
+              Effect.map(recover(Effect.failCause(cause)), Answer.respond)
+            ),
+            believing,
+            goodbye.middleware
+          )
         )
       )
     )
-  ).pipe(
-    // The span `accept` is ours.
-    Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen, () => true)),
-    Layer.provide(Layer.succeed(HttpRouter.RouterConfig, routerConfig)),
-    Layer.provideMerge(
-      NodeHttpServer.layerServer(
-        () =>
-          createServer({
-            headersTimeout: headerTimeout,
-            requestTimeout: Duration.toMillis(limits.requestTimeout),
-            connectionsCheckingInterval: Math.min(5000, headerTimeout),
-            keepAliveTimeout: Duration.toMillis(limits.idleTimeout)
-          }),
-        { port: options.port, ...(options.host === undefined ? {} : { host: options.host }) }
+    // They end in this order.
+    return goodbye.notice.pipe(
+      Layer.provideMerge(served),
+      Layer.provideMerge(goodbye.cut),
+      Layer.provideMerge(
+        NodeHttpServer.layerServer(() => server, {
+          port: options.port,
+          gracefulShutdownTimeout: Goodbye.longestFinish,
+          ...(options.host === undefined ? {} : { host: options.host })
+        })
       )
     )
+  }).pipe(
+    // The span `accept` is ours.
+    Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen, () => true)),
+    Layer.provide(Layer.succeed(HttpRouter.RouterConfig, routerConfig))
   )
 }
