@@ -62,7 +62,13 @@ export const metrics = {
     incremental: true
   }),
   waited: seconds("workqueue_queue_duration_seconds", "How long keys were due before they were worked on."),
-  worked: seconds("workqueue_work_duration_seconds", "How long the work on a key took.")
+  worked: seconds("workqueue_work_duration_seconds", "How long the work on a key took."),
+  unfinished: Metric.gauge("workqueue_unfinished_work_seconds", {
+    description: "How long the work that runs has taken so far, all keys together."
+  }),
+  longest: Metric.gauge("workqueue_longest_running_processor_seconds", {
+    description: "How long the work that runs longest has taken so far."
+  })
 } as const
 
 type StandAside = <A, E, R>(waiting: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
@@ -88,7 +94,8 @@ export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.R
   const wake = yield* Latch.make(false)
   /** A key waits, runs, or (added while it runs) both. */
   const waiting = new Map<K, Waiting>()
-  const running = new Set<K>()
+  /** Since when each runs. */
+  const running = new Map<K, number>()
   const heap = new Heap<K>()
   let order = 0
 
@@ -123,7 +130,7 @@ export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.R
       heap.pop()
       waiting.delete(top.key)
       urgent -= Number(top.entry.urgent)
-      running.add(top.key)
+      running.set(top.key, now)
       return { key: top.key, reason: top.entry.reason, waited: Duration.millis(now - top.entry.due) }
     }
   }
@@ -148,11 +155,28 @@ export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.R
       return wake.open
     })
 
+  /** Looked at when somebody asks, for as long as the scope lives: work that hangs updates nothing by itself. */
+  const observe = Effect.fnUntraced(function* (metric: typeof metrics.longest, of: (ages: Array<number>) => number) {
+    const context = yield* Effect.context<never>()
+    const clock = yield* Clock.Clock
+    const get = () => {
+      const now = clock.currentTimeMillisUnsafe()
+      return { value: of(Array.from(running.values(), (since) => (now - since) / 1000)) }
+    }
+    const series = Metric.withAttributes(metric, attributes)
+    yield* Effect.acquireRelease(
+      Effect.sync(() => Metric.registerUnsafe(series, context, { get, update: () => {}, modify: () => {} })),
+      (registration) => Effect.sync(registration.remove)
+    )
+  })
+
   const run = <R>(
     worker: (job: Job<K>) => Effect.Effect<Duration.Duration | undefined, never, R>,
     { concurrency, drain }: { readonly concurrency: number; readonly drain: Duration.Duration }
   ): Effect.Effect<never, never, R> =>
     Effect.gen(function* () {
+      yield* observe(metrics.unfinished, (ages) => ages.reduce((sum, age) => sum + age, 0))
+      yield* observe(metrics.longest, (ages) => Math.max(0, ...ages))
       const permits = yield* Semaphore.make(concurrency)
       const standAside: StandAside = (waiting) =>
         Effect.acquireUseRelease(

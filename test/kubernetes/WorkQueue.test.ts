@@ -215,6 +215,28 @@ describe("WorkQueue", () => {
     })
   )
 
+  it.effect("tells how long the work that runs has taken so far, while it hangs", () =>
+    Effect.gen(function* () {
+      const queue = yield* WorkQueue.make<string>("hanging")
+      const series = Effect.map(Metric.snapshot, (all) =>
+        all
+          .filter(({ attributes }) => attributes?.["name"] === "hanging")
+          .flatMap(({ id, state }) => (id.includes("_seconds") && "value" in state ? [[id, state.value]] : []))
+      )
+      const fiber = yield* Effect.forkChild(queue.run(() => Effect.never, { concurrency: 2, drain: Duration.zero }))
+      yield* queue.add("a")
+      yield* TestClock.adjust("2 seconds")
+      yield* queue.add("b")
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* series, [
+        ["workqueue_unfinished_work_seconds", 4],
+        ["workqueue_longest_running_processor_seconds", 3]
+      ])
+      yield* Fiber.interrupt(fiber)
+      assert.deepStrictEqual(yield* series, [])
+    })
+  )
+
   const Step = Schema.Struct({
     key: Schema.Literals(["a", "b", "c"]),
     pause: Schema.Int.pipe(Schema.check(Schema.isBetween({ minimum: 0, maximum: 30 }))),
