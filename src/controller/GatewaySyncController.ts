@@ -174,7 +174,7 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
     wanted === undefined || problems.length > 0
       ? nothing
       : yield* attempt(Maps.applyMetadata(cr, maps.metadata, wanted))
-  const failure = [prepared, granted, token, telling].find(({ error }) => error !== undefined)?.error
+  const failures = [prepared, granted, token, telling].flatMap(({ error }) => error ?? [])
 
   const gateways = Discovery.discover({
     pods,
@@ -189,13 +189,13 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
     resolution: { ...resolution, handled: resolution.handled && telling.error === undefined },
     problems,
     gateways,
-    failure: failure?.message,
+    failures: failures.map(({ message }) => message),
     now: Time.format(now)
   })
   yield* applyStatus(cr, status)
   yield* record(cr, Events.between({ cr, pods, status, refusedRights: granted.error?.message }))
   yield* (yield* Metrics).show(cr, status)
-  if (failure !== undefined) return yield* failure
+  if (failures[0] !== undefined) return yield* failures[0]
 
   if (inForce.fate === "caughtUp" && commit?.ref === cr.spec.git.ref) yield* lookAgainOnConflict(Request.remove(cr))
   if (maps.status !== undefined) yield* Maps.tidyStatus(cr, maps.status, pods)

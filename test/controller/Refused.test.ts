@@ -273,6 +273,38 @@ layer(all, { excludeTestServices: true, timeout: "2 minutes" })("what the API se
     })
   )
 
+  it.effect("says once that agents get no rights, also while paused and while another write fails", () =>
+    Effect.gen(function* () {
+      const { refuse } = yield* Refusals
+      const plant = yield* Cluster.plant("no-rights")
+      const { namespace } = plant
+      const ready = (cr: GatewaySync.GatewaySync) => Conditions.get(cr.status.conditions ?? [], "Ready")?.message ?? ""
+      const forbidden = ({ line }: Write) =>
+        Effect.succeed(/^apply role/.test(line) ? new Forbidden({ message: "roles are not yours" }) : undefined)
+      yield* refuse(forbidden)
+      yield* plant.create("site", { paused: true })
+      yield* plant.gateway("gateway-0")
+      const paused = yield* Cluster.until(plant.get("site"), (cr) => cr.status.discoveredGateways?.length === 1)
+      assert.match(ready(paused), /^paused by spec.paused; .*roles are not yours/)
+
+      yield* refuse((write) =>
+        write.line === `apply configmaps ${namespace}/stoker-metadata-site`
+          ? Effect.succeed(unavailable)
+          : forbidden(write)
+      )
+      yield* plant.patch("site", { spec: { paused: false } })
+      yield* plant.repository.commit({ files: { a: "1" } })
+      const both = yield* Cluster.until(plant.get("site"), (cr) => ready(cr).includes(unavailable.message))
+      assert.include(ready(both), "roles are not yours")
+      yield* plant.gateway("gateway-1")
+      yield* Cluster.until(plant.events, (lines) => lines.some((line) => /^GatewaysDiscovered.*×2$/.test(line)))
+      const told = (yield* plant.events).filter((line) => line.startsWith("RBACError"))
+      assert.lengthOf(told, 1)
+      assert.notMatch(told[0]!, /×/)
+      yield* refuse(none)
+    })
+  )
+
   it.effect("lets a GatewaySync be deleted where Stoker may not touch roles", () =>
     Effect.gen(function* () {
       const { refuse } = yield* Refusals

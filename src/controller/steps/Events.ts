@@ -85,8 +85,8 @@ const conditions = ({ cr, refusedRights, status }: Change): ReadonlyArray<Happen
       note: "nothing is resolved or synced while spec.paused is true"
     })
   }
-  // The condition Ready keeps the refusal, so it is told once.
-  if (refusedRights !== undefined && before("Ready")?.message !== refusedRights) {
+  // The condition Ready keeps the refusal, beside whatever else it says, so it is told once.
+  if (refusedRights !== undefined && before("Ready")?.message.includes(refusedRights) !== true) {
     warn("RBACError", "Grant", `the agents could not be given their rights: ${refusedRights}`)
   }
   const all = after("AllGatewaysSynced")

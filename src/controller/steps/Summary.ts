@@ -16,8 +16,8 @@ export interface Findings {
   /** What is wrong with the profiles. */
   readonly problems: ReadonlyArray<string>
   readonly gateways: ReadonlyArray<DiscoveredGateway>
-  /** Why something could not be written. */
-  readonly failure: string | undefined
+  /** What could not be written, and why. */
+  readonly failures: ReadonlyArray<string>
   /** RFC 3339. */
   readonly now: string
 }
@@ -124,16 +124,21 @@ const refSkew = ({ cr, inForce, resolution }: Findings): Finding => {
   return { type: "RefSkew", status: "False", reason: "RemoteAgrees", message: "spec and remote agree" }
 }
 
-const ready = ({ failure, cr }: Findings, others: ReadonlyArray<Finding>): Finding => {
+const ready = ({ failures, cr }: Findings, others: ReadonlyArray<Finding>): Finding => {
   if (cr.spec.paused) {
-    return { type: "Ready", status: "False", reason: "Paused", message: "paused by spec.paused" }
+    return {
+      type: "Ready",
+      status: "False",
+      reason: "Paused",
+      message: ["paused by spec.paused", ...failures].join("; ")
+    }
   }
   const wanting = ["ProfilesValid", "RefResolved", "AllGatewaysSynced"]
     .map((type) => others.find((finding) => finding.type === type))
     .find((finding) => finding?.status !== "True")
   const isReady = others.filter(({ status, type }) => status === "True" && needed.has(type)).length === needed.size
-  if (failure !== undefined) {
-    return { type: "Ready", status: "False", reason: "Reconciling", message: failure }
+  if (failures.length > 0) {
+    return { type: "Ready", status: "False", reason: "Reconciling", message: failures.join("; ") }
   }
   return isReady
     ? { type: "Ready", status: "True", reason: "SyncSucceeded", message: "All gateways synced" }

@@ -68,6 +68,13 @@ describe("Events", () => {
       "RBACError: the agents could not be given their rights: roles: forbidden"
     ])
     assert.deepStrictEqual(between(refused, refused, "roles: forbidden"), [])
+    const among = (reason: Conditions.Reason, message: string) => ({
+      conditions: [condition("Ready", "False", reason, message)]
+    })
+    const still = among("Paused", "paused by spec.paused; roles: forbidden")
+    assert.deepStrictEqual(between(still, still, "roles: forbidden"), [])
+    const both = among("Reconciling", "configmaps: away; roles: forbidden")
+    assert.deepStrictEqual(between(both, both, "roles: forbidden"), [])
   })
 
   it("tells of gateways that are found, lack their sidecar, fail and are all synced", () => {

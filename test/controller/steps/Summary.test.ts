@@ -29,7 +29,7 @@ const findings = (
   inForce: RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref),
   problems: [],
   gateways: [gateway("Synced")],
-  failure: undefined,
+  failures: [],
   now: "2026-02-02T00:00:00Z",
   ...rest,
   resolution: {
@@ -72,8 +72,14 @@ describe("Summary", () => {
       "nothing resolved yet"
     ],
     ["a profile is wrong", findings(undefined, { problems: ["this", "that"] }), "Reconciling", "this; that"],
-    ["something cannot be written", findings(undefined, { failure: "forbidden" }), "Reconciling", "forbidden"],
-    ["it is paused", findings(gatewaySync({ spec: { paused: true } })), "Paused", "paused by spec.paused"]
+    ["something cannot be written", findings(undefined, { failures: ["forbidden"] }), "Reconciling", "forbidden"],
+    ["it is paused", findings(gatewaySync({ spec: { paused: true } })), "Paused", "paused by spec.paused"],
+    [
+      "it is paused and something cannot be written",
+      findings(gatewaySync({ spec: { paused: true } }), { failures: ["forbidden", "away"] }),
+      "Paused",
+      "paused by spec.paused; forbidden; away"
+    ]
   ]
   for (const [when, given, reason, message] of notReady) {
     it(`is not ready when ${when}`, () => {
