@@ -1,6 +1,7 @@
 /**
  * `stoker sandbox`: a whole plant on this machine, to look at, to test against and to measure.
  */
+import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Clock, Config, Console, Effect, Exit, Layer, Option, Redacted, Schedule, Stdio, Stream } from "effect"
@@ -148,7 +149,8 @@ const command = Command.make(
         return yield* LiveView.interactive
       yield* LiveView.plain(Console.log)
     })
-    yield* work.pipe(Effect.provide(plant(options)), Effect.raceFirst(parentGone))
+    const layers = Layer.merge(plant(options), NodeHttpClient.layerNodeHttp)
+    yield* work.pipe(Effect.provide(layers), Effect.raceFirst(parentGone))
   })
 ).pipe(
   Command.withDescription(

@@ -1,11 +1,14 @@
 /**
- * The sandbox in a terminal: the gateways, the latest deliveries with their waterfalls, and commands to paste.
- * Where no person looks on (no terminal) it prints plain lines instead.
+ * The sandbox in a terminal: the gateways, the latest deliveries with their waterfalls, every sender by a key, and
+ * commands to paste. Where no person looks on (no terminal) it prints plain lines instead.
  */
-import { Clock, Effect, Option, Queue, Redacted, Ref, Schedule, Terminal } from "effect"
+import { Clock, Effect, Option, Queue, Ref, Schedule, SynchronizedRef, Terminal } from "effect"
+import { HttpClient, HttpClientRequest } from "effect/http"
+import { stripVTControlCharacters } from "node:util"
 import * as Names from "../api/Names.ts"
-import { newTrace, push } from "./Scenario.ts"
-import { Plant, type Answer, type GatewaySyncView } from "./Plant.ts"
+import * as DemoRepository from "./DemoRepository.ts"
+import { Plant, type GatewaySyncView } from "./Plant.ts"
+import * as Senders from "./Senders.ts"
 import { TraceCollector, type Span } from "./TraceCollector.ts"
 import * as Waterfall from "./Waterfall.ts"
 
@@ -15,32 +18,193 @@ interface Delivery {
   readonly rows: ReadonlyArray<Waterfall.Row>
 }
 
-/** What can be pasted into a shell, each with a word on what it does. */
-export const commands = (plant: Plant["Service"]): ReadonlyArray<readonly [string, string]> => {
-  const cr = plant.gatewaySyncs[0]!
-  const url = `${plant.webhookUrl}/${cr}`
-  const sign = (event: string, body: string) =>
-    `body='${body}'; curl -sX POST ${url} -H 'Content-Type: application/json' -H 'X-GitHub-Event: ${event}' ` +
-    `-H "X-Hub-Signature-256: sha256=$(printf %s "$body" | openssl dgst -sha256 -hmac '${Redacted.value(plant.hmacSecret)}' | sed 's/.* //')" -d "$body"`
-  return [
-    ["a repository to push to", `git clone ${plant.repository.url} plant && cd plant`],
-    [
-      "the generic webhook",
-      `curl -X POST ${url} -H "Content-Type: application/json" -H "Authorization: Bearer ${Redacted.value(plant.bearer)}" -d '{"ref": "main"}'`
-    ],
-    ["a GitHub push, signed", sign("push", '{"ref":"refs/heads/main","before":"","after":"","deleted":false}')],
-    [
-      "a GitHub release, signed (make the tag first: git tag v2.0.0 && git push origin v2.0.0)",
-      sign("release", '{"action":"published","release":{"tag_name":"v2.0.0","draft":false,"prerelease":false}}')
-    ],
-    ["the resource itself", `KUBECONFIG=${plant.kubeconfigs.admin} kubectl -n plant get gatewaysyncs -w`]
-  ]
+interface GatewayLine {
+  readonly name: string
+  readonly commit: string
+  readonly status: string
+  readonly scan: string
+  readonly message: string
+}
+
+/** What can be pasted into a shell, with a word on what it does. */
+export interface Command {
+  readonly what: string
+  readonly line: string
+}
+
+/** All that is on the screen. */
+export interface Screen {
+  readonly now: number
+  readonly gateways: ReadonlyArray<GatewayLine>
+  /** Each GatewaySync and what it follows. */
+  readonly follows: ReadonlyArray<readonly [name: string, ref: string | undefined]>
+  /** Newest first. */
+  readonly deliveries: ReadonlyArray<Delivery>
+  /** Place of the sender whose line can be pasted. */
+  readonly shown: number
+  readonly commands: ReadonlyArray<Command>
+  /** Where the terminal is too low for both, whether the commands are shown instead of the plant. */
+  readonly turned: boolean
+  /** What the last key led to. */
+  readonly note: string
 }
 
 const bold = (text: string) => `\u001b[1m${text}\u001b[0m`
 const dim = (text: string) => `\u001b[2m${text}\u001b[0m`
 const colour = (status: string) =>
   `\u001b[${status === "Synced" ? 32 : status === "Error" ? 31 : 33}m${status}\u001b[0m`
+
+const keyOf = (place: number) => String((place + 1) % 10)
+
+const senderLines = (shown: number): ReadonlyArray<string> => {
+  const cells = Senders.senders.map(({ name }, place) => {
+    const cell = `${keyOf(place)} ${name}`.padEnd(23)
+    return place === shown ? bold(cell) : cell
+  })
+  return [cells.slice(0, 5), cells.slice(5)].map((row) => `  ${row.join("")}`.trimEnd())
+}
+
+/** The screen as text, for a terminal of that size. Pure. */
+export const render = (screen: Screen, size: Terminal.Size): string => {
+  const { commands, deliveries, follows, gateways, note, now, turned } = screen
+  const plant = [
+    "",
+    bold("Gateways"),
+    ...gateways
+      .slice(0, 12)
+      .map(
+        (one) =>
+          `  ${one.name.padEnd(14)} ${one.commit.padEnd(9)} ${colour(one.status).padEnd(18)} ${one.scan}  ${one.message}`
+      ),
+    ...follows.slice(0, 3).map(([name, ref]) => dim(`  ${name} follows ${ref ?? "nothing yet"}`)),
+    "",
+    bold("Latest deliveries"),
+    ...(deliveries.length === 0 ? [dim("  none yet: press 1")] : []),
+    ...deliveries.flatMap((one) => [
+      `  ${one.what} ${dim(ago(now, one.startMs))}`,
+      ...Waterfall.render(one.rows, 40).split("\n")
+    ])
+  ]
+  const paste = [
+    "",
+    bold("To paste into another terminal"),
+    ...commands.flatMap(({ line, what }) => [dim(`  # ${what}`), `  ${line}`])
+  ]
+  const height = (some: ReadonlyArray<string>) =>
+    some.reduce(
+      (sum, text) => sum + Math.max(1, Math.ceil(stripVTControlCharacters(text).length / Math.max(1, size.columns))),
+      0
+    )
+  const keys = ["", bold("Post a change as"), ...senderLines(screen.shown)]
+  const fits = height([...keys, ...plant, ...paste]) + 4 <= size.rows
+  return [
+    bold("Stoker sandbox") +
+      dim(`   s another sender's line   ${fits ? "" : "c commands to paste, and back   "}q quit`),
+    ...keys,
+    ...(fits ? [...plant, ...paste] : turned ? paste : plant),
+    "",
+    dim(note)
+  ].join("\n")
+}
+
+/** What the remote has that can be told of, and how it is told. */
+const announcer = Effect.gen(function* () {
+  const plant = yield* Plant
+  const client = yield* HttpClient.HttpClient
+  const cr = plant.gatewaySyncs[0]!
+  const url = `${plant.webhookUrl}/${cr}`
+  const secrets = { hmac: plant.hmacSecret, token: plant.bearer }
+  const revision = yield* Ref.make(0)
+  const deliveries = yield* Ref.make(0)
+  const release = yield* SynchronizedRef.make({ tag: "", tagged: "", isTold: true })
+  const main = (revision: string) =>
+    Effect.map(
+      plant.repository.resolve(revision),
+      Option.getOrElse(() => "0".repeat(40))
+    )
+
+  /** A person may have made tags as well. */
+  const freeTag = Effect.gen(function* () {
+    const next = yield* Ref.updateAndGet(revision, (count) => count + 1)
+    const tag = `v0.${next}.0`
+    return { next, tag, isFree: Option.isNone(yield* plant.repository.resolve(`refs/tags/${tag}`)) }
+  }).pipe(Effect.repeat({ until: ({ isFree }) => isFree }))
+
+  /** There is always a release that no gateway has. It is no commit of `main`, which people push to. */
+  const nextRelease = SynchronizedRef.updateAndGetEffect(
+    release,
+    Effect.fnUntraced(function* (last) {
+      const { status } = yield* plant.get(cr)
+      if (!last.isTold && status.lastSyncCommit !== last.tagged) return last
+      const { next, tag } = yield* freeTag
+      const tagged = yield* plant.repository.commit({
+        branch: "releases",
+        parent: yield* main("main"),
+        files: DemoRepository.change(plant.shape, next),
+        message: tag
+      })
+      yield* plant.repository.annotatedTag(tag, tagged)
+      return { tag, tagged, isTold: false }
+    }, Effect.orDie)
+  )
+
+  const change = Effect.gen(function* () {
+    const { tag, tagged } = yield* nextRelease
+    const [head, before] = yield* Effect.all([main("main"), main("main^")])
+    return { repository: plant.repository.url, head, before, tag, tagged }
+  })
+
+  const send = Effect.fnUntraced(
+    function* ({ body, headers, idHeader }: Senders.Post) {
+      const delivery = yield* Ref.updateAndGet(deliveries, (count) => count + 1)
+      const response = yield* HttpClientRequest.post(url).pipe(
+        HttpClientRequest.bodyText(body, "application/json"),
+        HttpClientRequest.setHeaders({
+          ...headers,
+          ...(idHeader === undefined ? {} : { [idHeader]: `sandbox-${delivery}` })
+        }),
+        client.execute
+      )
+      return `answered ${response.status} ${yield* response.text}`
+    },
+    Effect.catch((error) => Effect.succeed(`no answer: ${error.message}`)),
+    Effect.provideService(HttpClient.TracerDisabledWhen, () => true)
+  )
+
+  return {
+    /** The line of each sender, for what there is to tell. */
+    lines: Effect.map(change, (change) =>
+      Senders.senders.map(({ does, name, post }): Command => ({
+        what:
+          does === "wakes"
+            ? `${name}: wakes ${cr} while it follows main (push something first)`
+            : `${name}: moves ${cr} to ${change.tag}`,
+        line: Senders.shellLine(url, post(change, secrets))
+      }))
+    ),
+    /** Makes a change and tells it as that sender does. Answers what came of it. */
+    announce: Effect.fnUntraced(function* ({ does, name, post }: Senders.Sender) {
+      if (does === "moves") {
+        const answer = yield* send(post(yield* change, secrets))
+        yield* SynchronizedRef.update(release, (last) => ({ ...last, isTold: true }))
+        return `${name}: ${answer}`
+      }
+      yield* plant.commit(yield* Ref.updateAndGet(revision, (count) => count + 1))
+      const view = yield* plant.get(cr)
+      const follows = view.metadata.annotations[Names.request.ref] ?? view.spec.git.ref
+      if (follows === "main") return `${name}: ${yield* send(post(yield* change, secrets))}`
+      // A push is not for who follows a tag, so go back to the branch by a request, as a person would.
+      const back = { headers: Senders.bearer(secrets), body: JSON.stringify({ ref: "main" }) }
+      return `${cr} follows ${follows}, so back to main: ${yield* send(back)}`
+    })
+  }
+})
+
+/** What can be pasted beside the lines of the senders. */
+const others = (plant: Plant["Service"]): ReadonlyArray<Command> => [
+  { what: "a repository to push to", line: `git clone ${plant.repository.url} plant && cd plant` },
+  { what: "the resource itself", line: `KUBECONFIG=${plant.kubeconfigs.admin} kubectl -n plant get gatewaysyncs -w` }
+]
 
 /** The newest deliveries whose waterfall is complete, newest first. */
 const deliveries = (spans: ReadonlyArray<Span>, most: number): ReadonlyArray<Delivery> => {
@@ -86,97 +250,44 @@ export const interactive = Effect.gen(function* () {
   const plant = yield* Plant
   const collector = yield* TraceCollector
   const terminal = yield* Terminal.Terminal
+  const { announce, lines } = yield* announcer
   const note = yield* Ref.make("")
-  /** Where the terminal is too low for both, `c` turns from the plant to the commands and back. */
   const turned = yield* Ref.make(false)
-  const revision = yield* Ref.make(0)
-  const cr = plant.gatewaySyncs[0]!
+  const shown = yield* Ref.make(0)
 
   const frame = Effect.gen(function* () {
     const crs = yield* Effect.forEach(plant.gatewaySyncs.slice(0, 20), plant.get)
-    const gateways = yield* gatewayLines(plant, crs)
-    const latest = deliveries(yield* collector.spans, 2)
-    const now = yield* Clock.currentTimeMillis
-    const heading = bold("Stoker sandbox") + dim("   p push a change   r publish a release   q quit")
-    const state = [
-      "",
-      bold("Gateways"),
-      ...gateways
-        .slice(0, 12)
-        .map(
-          (one) =>
-            `  ${one.name.padEnd(14)} ${one.commit.padEnd(9)} ${colour(one.status).padEnd(18)} ${one.scan}  ${one.message}`
-        ),
-      ...crs
-        .slice(0, 3)
-        .map((view, index) =>
-          dim(`  ${plant.gatewaySyncs[index]} follows ${view.status.lastSyncRef ?? "nothing yet"}`)
-        ),
-      "",
-      bold("Latest deliveries"),
-      ...(latest.length === 0 ? [dim("  none yet: press p")] : []),
-      ...latest.flatMap((one) => [
-        `  ${one.what} ${dim(ago(now, one.startMs))}`,
-        ...Waterfall.render(one.rows, 40).split("\n")
-      ])
-    ]
-    const paste = [
-      "",
-      bold("To paste into another terminal"),
-      ...commands(plant).flatMap(([what, command]) => [dim(`  # ${what}`), `  ${command}`])
-    ]
+    const place = yield* Ref.get(shown)
+    const screen: Screen = {
+      now: yield* Clock.currentTimeMillis,
+      gateways: yield* gatewayLines(plant, crs),
+      follows: crs.map((view, index) => [plant.gatewaySyncs[index]!, view.status.lastSyncRef]),
+      deliveries: deliveries(yield* collector.spans, 2),
+      shown: place,
+      commands: [(yield* lines)[place]!, ...others(plant)],
+      turned: yield* Ref.get(turned),
+      note: yield* Ref.get(note)
+    }
     const [columns, rows] = yield* Effect.all([terminal.columns, terminal.rows])
-    const height = (some: ReadonlyArray<string>) =>
-      some.reduce((sum, text) => sum + Math.max(1, Math.ceil(text.length / Math.max(1, columns))), 0)
-    const fits = height([...state, ...paste]) + 4 <= rows
-    const lines = [
-      heading + (fits ? "" : dim("   c commands to paste, and back")),
-      ...(fits ? [...state, ...paste] : (yield* Ref.get(turned)) ? paste : state),
-      "",
-      yield* Ref.get(note)
-    ]
-    yield* terminal.display(`\u001b[H\u001b[2J${lines.join("\n")}\n`)
+    yield* terminal.display(`\u001b[H\u001b[2J${render(screen, { columns, rows })}\n`)
   })
 
-  const say = (answer: Answer) => Ref.set(note, dim(`answered ${answer.status} ${JSON.stringify(answer.body)}`))
-  const pushChange = Effect.gen(function* () {
-    const next = yield* Ref.updateAndGet(revision, (n) => n + 1)
-    const before = Option.getOrElse(yield* plant.repository.resolve("main"), () => "")
-    const after = yield* plant.commit(next)
-    const view = yield* plant.get(cr)
-    // On a tag a push is not for us, so go back to the branch by a request, as a person would.
-    const onMain = (view.metadata.annotations[Names.request.ref] ?? view.spec.git.ref) === "main"
-    const { traceparent } = yield* newTrace
-    yield* Effect.flatMap(
-      onMain
-        ? plant.post(cr, push("main", before, after, plant.repository.url), { event: "push", sign: true, traceparent })
-        : plant.post(cr, { ref: "main" }, { traceparent }),
-      say
-    )
-  })
-  const release = Effect.gen(function* () {
-    const next = yield* Ref.updateAndGet(revision, (n) => n + 1)
-    const tag = `v0.${next}.0`
-    yield* Effect.orDie(plant.repository.annotatedTag(tag, yield* plant.commit(next)))
-    const { traceparent } = yield* newTrace
-    yield* Effect.flatMap(
-      plant.post(
-        cr,
-        { action: "published", release: { tag_name: tag, draft: false, prerelease: false } },
-        { event: "release", sign: true, traceparent }
-      ),
-      say
-    )
+  const press = Effect.fnUntraced(function* (key: string) {
+    const digit = key === "p" ? "1" : key === "r" ? "2" : key
+    const place = Senders.senders.findIndex((_, place) => keyOf(place) === digit)
+    if (place >= 0) {
+      yield* Ref.set(shown, place)
+      yield* Ref.set(note, yield* announce(Senders.senders[place]!))
+    } else if (key === "s") yield* Ref.update(shown, (place) => (place + 1) % Senders.senders.length)
+    else if (key === "c") yield* Ref.update(turned, (now) => !now)
   })
 
   const input = yield* terminal.readInput
   const keys = Effect.gen(function* () {
     while (true) {
-      const { key } = yield* Queue.take(input)
+      const { input: character, key } = yield* Queue.take(input)
       if (key.name === "q" || (key.ctrl && key.name === "c")) return
-      if (key.name === "p") yield* pushChange
-      if (key.name === "r") yield* release
-      if (key.name === "c") yield* Ref.update(turned, (now) => !now)
+      yield* press(Option.getOrElse(character, () => key.name))
     }
   }).pipe(Effect.catch(() => Effect.void))
 
@@ -190,7 +301,8 @@ export const plain = (print: (line: string) => Effect.Effect<void>) =>
   Effect.gen(function* () {
     const plant = yield* Plant
     const collector = yield* TraceCollector
-    for (const [what, command] of commands(plant)) yield* print(`# ${what}\n${command}`)
+    const { lines } = yield* announcer
+    for (const { line, what } of [...(yield* lines), ...others(plant)]) yield* print(`# ${what}\n${line}`)
     const said = new Set<string>()
     const once = (line: string) =>
       said.has(line)

@@ -4,6 +4,7 @@
 import { Cause, Clock, Effect, Option, Random } from "effect"
 import * as Names from "../api/Names.ts"
 import { eventually, Plant, type Answer } from "./Plant.ts"
+import { push } from "./Senders.ts"
 import { TraceCollector } from "./TraceCollector.ts"
 import * as Waterfall from "./Waterfall.ts"
 
@@ -213,18 +214,6 @@ export const run = Effect.fnUntraced(function* (onStep: (result: StepResult) => 
     })
   )
   return results
-})
-
-/** GitHub's push event, as far as anybody reads it. */
-export const push = (branch: string, before: string, after: string, url: string) => ({
-  ref: `refs/heads/${branch}`,
-  before,
-  after,
-  created: false,
-  deleted: false,
-  forced: false,
-  head_commit: { id: after },
-  repository: { clone_url: url }
 })
 
 const waterfall = (collector: TraceCollector["Service"], traceId: string) =>

@@ -13,6 +13,7 @@ import * as Manifests from "../../src/sandbox/Manifests.ts"
 import * as PlantModule from "../../src/sandbox/Plant.ts"
 import { eventually, Plant } from "../../src/sandbox/Plant.ts"
 import * as Scenario from "../../src/sandbox/Scenario.ts"
+import * as Senders from "../../src/sandbox/Senders.ts"
 import { TraceCollector } from "../../src/sandbox/TraceCollector.ts"
 
 const plant = Plant.layerNoDeps({ ...PlantModule.demo, privateRepository: true }, () => Effect.void).pipe(
@@ -128,7 +129,7 @@ layer(plant, { excludeTestServices: true, timeout: "60 seconds" })("the line", (
         )
         assert.deepStrictEqual(refused, [])
         for (const url of [`https://eve:${inUrl}@git.example.org/other.git`, repository.url]) {
-          const push = Scenario.push("main", "0".repeat(39) + "1", "0".repeat(39) + "2", url)
+          const push = Senders.push("main", "0".repeat(39) + "1", "0".repeat(39) + "2", url)
           answered(yield* post("careless", push, { event: "push", sign: true }))
           answered(yield* post("careless", push, { event: "push" }))
         }
