@@ -46,11 +46,12 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     Effect.orElseSucceed(() => false)
   )
 
-  /** Locks, and packs that are half written. */
+  /** Locks, and packs that are half written. Whether there were any. */
   const removeLeftovers = Effect.gen(function* () {
     const names = yield* fs.readDirectory(folder, { recursive: true })
     const leftover = names.filter((name) => name.endsWith(".lock") || /(^|\/)tmp_[^/]*$/.test(name))
     yield* Effect.forEach(leftover, (name) => fs.remove(at(name), { force: true, recursive: true }), { discard: true })
+    return leftover.length > 0
   }).pipe(onDisk)
 
   /** A fresh clone. The old one goes out of the way first, which is at once; removing takes its time. */
@@ -94,9 +95,13 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     )
   )
 
-  yield* Effect.flatMap(isRepository, (healthy) => (healthy ? removeLeftovers : replace))
+  const wasCut = yield* Effect.flatMap(isRepository, (healthy) =>
+    healthy ? removeLeftovers : Effect.as(replace, false)
+  )
 
   return {
+    /** A fetch was under way when its process ended. */
+    wasCut,
     removeLeftovers,
     replace,
     tips,
@@ -106,9 +111,12 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     /** The repository that the tips are of. */
     source: read(sourceFile),
     setSource: write(sourceFile, repository),
-    countPacks: Effect.map(
-      onDisk(fs.readDirectory(at("objects", "pack"))),
-      (names) => names.filter((name) => name.endsWith(".pack")).length
-    )
+    /** Their number, and their bytes together. */
+    packs: Effect.gen(function* () {
+      const names = yield* fs.readDirectory(at("objects", "pack"))
+      const packs = names.filter((name) => name.endsWith(".pack"))
+      const sizes = yield* Effect.forEach(packs, (name) => fs.stat(at("objects", "pack", name)))
+      return { count: packs.length, bytes: sizes.reduce((sum, { size }) => sum + Number(size), 0) }
+    }).pipe(onDisk)
   }
 })

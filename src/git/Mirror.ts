@@ -1,3 +1,4 @@
+import * as Arr from "effect/Array"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -30,6 +31,13 @@ export interface Options {
   readonly deadline?: Duration.Input | undefined
   /** Every fetch leaves a pack; when there are more, they are packed into one. Default 32. */
   readonly maxPacks?: number | undefined
+  /**
+   * Packs keep whatever was fetched once. When they hold more bytes, the next fetch begins with a fresh clone. Default
+   * 256 MiB.
+   */
+  readonly maxBytes?: number | undefined
+  /** So many blobs are asked for at a time: what has come is kept when the rest is cut. Default 2 000. */
+  readonly maxBlobs?: number | undefined
 }
 
 export type TreeEntry = TreeListing.TreeEntry
@@ -64,9 +72,9 @@ export class Mirror extends Context.Service<
       commit: string,
       paths: ReadonlyArray<string>
     ) => Effect.Effect<ReadonlyArray<TreeEntry>, GitError>
-    /** Fetches those of the blobs that are not here, in one request. */
+    /** Fetches those of the blobs that are not here, in few requests. */
     readonly prefetch: (ids: ReadonlyArray<string>) => Effect.Effect<void, GitError>
-    /** The blobs in this order, one at a time, whole; what is not here is fetched first, in one request. */
+    /** The blobs in this order, one at a time, whole; what is not here is fetched first, in few requests. */
     readonly readBlobs: (ids: ReadonlyArray<string>) => Stream.Stream<Blob, GitError>
     /** Keeps this commit as the base of the next fetch, so that only what changed is sent. */
     readonly setApplied: (commit: string) => Effect.Effect<void, GitError>
@@ -88,9 +96,12 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const kept = yield* clone.tips
   const ensured = yield* Ref.make<ReadonlySet<string>>(new Set(kept))
   const based = yield* Ref.make(kept.length > 0 && (yield* clone.source) === url.display)
+  /** Else the next fetch begins with a fresh clone. */
   const sound = yield* Ref.make(true)
   /** The server hands out what refs are at, and nothing by its id. */
   const refsOnly = yield* Ref.make(false)
+  /** The last fetch of a commit was cut: then its files come after it, in parts that are kept. */
+  const cut = yield* Ref.make(clone.wasCut)
   const fail = (reason: Reason) => new GitError({ repository: url.display, reason })
   const reader = yield* ObjectReader.make(folder)
   const listing = yield* TreeListing.make(reader, url.display)
@@ -147,7 +158,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 
   /** Everything new against the base comes with one request; without a base only trees come, if files can follow. */
   const filterOf = Effect.gen(function* () {
-    return (yield* Ref.get(based)) || (yield* Ref.get(refsOnly)) ? "--no-filter" : "--filter=blob:none"
+    const whole = (yield* Ref.get(based)) && !(yield* Ref.get(cut))
+    return whole || (yield* Ref.get(refsOnly)) ? "--no-filter" : "--filter=blob:none"
   })
 
   /** The same for a commit's id. A ref is written last: what it names is there. */
@@ -155,7 +167,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     const base = yield* readBase
     const known = yield* clone.shallow
     const from = (blobs: "all" | "none") => fetchDirectly({ wants: [commit], haves: base, shallow: true, blobs })
-    const { shallow, unshallow } = yield* base.length === 0
+    const { shallow, unshallow } = yield* base.length === 0 || (yield* Ref.get(cut))
       ? from("none")
       : // A change of a file that is not ours comes as a delta upon what we have not got: then without files.
         Effect.catchTag(from("all"), "NotUnderstood", () => from("none"))
@@ -164,10 +176,12 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   })
 
   const fetchId = (commit: string) =>
-    server.prefer(
-      fetchIdDirectly(commit),
-      Effect.flatMap(filterOf, (filter) => fetchInto(commit, filter))
-    )
+    server
+      .prefer(
+        fetchIdDirectly(commit),
+        Effect.flatMap(filterOf, (filter) => fetchInto(commit, filter))
+      )
+      .pipe(Effect.onExit((exit) => Ref.set(cut, Exit.isFailure(exit))))
 
   const fetchByRef = Effect.fnUntraced(function* ({ commit, ref }: Target, refused: GitError) {
     if (ref === undefined || ref === commit) return yield* refused
@@ -199,6 +213,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 
   const startOver = Effect.gen(function* () {
     yield* clone.replace
+    yield* reader.restart
     yield* Ref.set(ensured, new Set())
     yield* Ref.set(based, false)
     yield* Ref.set(sound, true)
@@ -240,23 +255,22 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     listing.list(commit, paths).pipe(Effect.tapError(noticing), Effect.withSpan("Mirror.listTree"))
 
   const fetchBlobs = (ids: ReadonlyArray<string>) =>
-    ids.length === 0
-      ? Effect.void
-      : fetching.withPermit(
-          server.prefer(
-            // No base: what is wanted is not there, and there is nothing to negotiate.
-            Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
-            fetchByGit(
-              ["--filter=blob:none", "--stdin", "origin"],
-              { "fetch.negotiationAlgorithm": "noop" },
-              `${ids.join("\n")}\n`
-            )
-          )
+    fetching.withPermit(
+      server.prefer(
+        // No base: what is wanted is not there, and there is nothing to negotiate.
+        Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
+        fetchByGit(
+          ["--filter=blob:none", "--stdin", "origin"],
+          { "fetch.negotiationAlgorithm": "noop" },
+          `${ids.join("\n")}\n`
         )
+      )
+    )
 
   const prefetch = Effect.fn("Mirror.prefetch")(function* (ids: ReadonlyArray<string>) {
     const looked = yield* Stream.runCollect(reader.look([...new Set(ids)]))
-    yield* fetchBlobs(looked.flatMap((object) => (object._tag === "Missing" ? [object.name] : [])))
+    const missing = looked.flatMap((object) => (object._tag === "Missing" ? [object.name] : []))
+    yield* Effect.forEach(Arr.chunksOf(missing, options.maxBlobs ?? 2000), fetchBlobs, { discard: true })
   }, Effect.tapError(noticing))
 
   const readBlobs = (ids: ReadonlyArray<string>) =>
@@ -288,7 +302,9 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 
   const setApplied = Effect.fnUntraced(function* (commit: string) {
     yield* clone.setTip("applied", commit)
-    if ((yield* clone.countPacks) > (options.maxPacks ?? 32)) yield* pack
+    const { bytes, count } = yield* clone.packs
+    if (bytes > (options.maxBytes ?? 256 * 1024 * 1024)) yield* Ref.set(sound, false)
+    else if (count > (options.maxPacks ?? 32)) yield* pack
   })
 
   return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied })

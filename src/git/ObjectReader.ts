@@ -34,6 +34,8 @@ export interface ObjectReader {
   readonly read: (names: ReadonlyArray<string>) => Stream.Stream<GitObject, GitError>
   /** The same without contents. */
   readonly look: (names: ReadonlyArray<string>) => Stream.Stream<GitObject, GitError>
+  /** The repository was replaced: what the process has open is of the former one. */
+  readonly restart: Effect.Effect<void>
 }
 
 /** Longest object taken, in bytes: it is held in memory. */
@@ -93,7 +95,8 @@ export const make = Effect.fnUntraced(function* (gitDir: string) {
 
   const reader: ObjectReader = {
     read: (names) => (names.length === 0 ? Stream.empty : answers("contents", names)),
-    look: (names) => (names.length === 0 ? Stream.empty : answers("info", names))
+    look: (names) => (names.length === 0 ? Stream.empty : answers("info", names)),
+    restart: RcRef.invalidate(process)
   }
   return reader
 })

@@ -1,7 +1,8 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
 import { Effect, Fiber, FileSystem, Layer, Redacted, Stream } from "effect"
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { createHash } from "node:crypto"
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import type { ServerResponse } from "node:http"
 import * as Credentials from "../../src/git/Credentials.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
@@ -17,8 +18,9 @@ const makeFolder = Effect.gen(function* () {
   return `${yield* fs.makeTempDirectoryScoped({ prefix: "stoker-test-mirror-" })}/clone`
 })
 
-const openAt = Effect.fnUntraced(function* (folder: string, url: string) {
+const openAt = Effect.fnUntraced(function* (folder: string, url: string, options: Partial<Mirror.Options> = {}) {
   return yield* Mirror.make({
+    ...options,
     folder,
     url: yield* Effect.fromResult(RepositoryUrl.parse(url)),
     credentials: Effect.succeed(Credentials.none)
@@ -49,6 +51,10 @@ const leftovers = (folder: string) =>
 
 const noise = (size: number, seed: number) =>
   Uint8Array.from({ length: size }, (_, index) => (Math.imul(index + 1, 2654435761 + seed * 40503) >>> 13) & 255)
+
+/** What neither packs nor resembles what another seed makes. */
+const picture = (size: number, seed: number) =>
+  Uint8Array.from(createHash("shake256", { outputLength: size }).update(String(seed)).digest())
 
 /** `sites` folders of `files` files of incompressible bytes. */
 const plant = (sites: number, files: number, size: number) =>
@@ -443,6 +449,110 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       }
       const packs = readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
       assert.isAtMost(packs.length, 5)
+    })
+  )
+
+  it.effect("keeps what has come of many files when the rest is cut, over restarts", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("parts.git")
+      const files = Object.fromEntries(Array.from({ length: 25 }, (_, index) => [`f${index}`, noise(2000, index)]))
+      const commit = yield* repository.commit(files)
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const attempt = Effect.scoped(
+        Effect.gen(function* () {
+          const mirror = yield* openAt(folder, repository.url, { maxBlobs: 10 })
+          server.requests.length = 0
+          return Object.keys(yield* contents(mirror, { commit }, [""])).length
+        })
+      )
+      let asked = 0
+      server.setFault((_, response) => {
+        if (++asked <= 2) return false
+        response.writeHead(200, { "content-type": "application/x-git-upload-pack-result" })
+        response.end(Buffer.concat([PktLine.line("packfile"), PktLine.line("\x01PACK\0\0\0\x02\0\0\0\x0a")]))
+        return true
+      })
+      yield* Effect.flip(attempt)
+      server.setFault(undefined)
+      assert.strictEqual(yield* attempt, 25)
+      // The ten that had come are not asked for again, nor is the commit.
+      assert.lengthOf(server.requests, 2)
+    })
+  )
+
+  it.effect("after an update that was cut, takes the commit first and its files in parts", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("cut-update.git")
+      const first = yield* repository.commit({ "a/x": "1", "b/x": "1" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const update = Effect.fnUntraced(function* (mirror: Mirror.Mirror["Service"], text: string) {
+        const commit = yield* repository.commit({ "a/x": text, "b/x": picture(100_000, text.length) })
+        yield* repository.push()
+        server.requests.length = 0
+        const before = server.sent()
+        assert.deepStrictEqual(yield* contents(mirror, { commit }, ["a"]), { "a/x": text })
+        yield* mirror.setApplied(commit)
+        return { bytes: server.sent() - before, requests: server.requests.length }
+      })
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const mirror = yield* openAt(folder, repository.url)
+          yield* contents(mirror, { commit: first }, ["a"])
+          yield* mirror.setApplied(first)
+          server.setFault((_, response) => {
+            response.socket?.destroy()
+            return true
+          })
+          yield* Effect.flip(mirror.ensure({ commit: yield* repository.commit({ "a/x": "lost" }) }))
+          server.setFault(undefined)
+          const second = yield* update(mirror, "second")
+          assert.strictEqual(second.requests, 2)
+          assert.isBelow(second.bytes, 10_000)
+          assert.strictEqual((yield* update(mirror, "third")).requests, 1)
+        })
+      )
+      // The same when the whole process was killed in it.
+      writeFileSync(`${folder}/objects/pack/tmp_pack_x`, "half")
+      const fourth = yield* update(yield* openAt(folder, repository.url), "fourth")
+      assert.strictEqual(fourth.requests, 2)
+      assert.isBelow(fourth.bytes, 10_000)
+    })
+  )
+
+  it.effect("keeps the bytes of its packs bounded, however much came through it", () =>
+    Effect.gen(function* () {
+      const repository = yield* makeRepository("bytes.git")
+      const first = yield* repository.commit({ "a/keep": "k", "b/other": picture(50_000, 0) })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const maxBytes = 200_000
+      const mirror = yield* openAt(folder, repository.url, { maxBytes, maxPacks: 3 })
+      yield* contents(mirror, { commit: first }, ["a"])
+      const sizes: Array<number> = []
+      for (let round = 1; round <= 12; round++) {
+        const commit = yield* repository.commit({ "a/image": picture(60_000, round) })
+        yield* repository.push()
+        yield* mirror.ensure({ commit })
+        const [image] = yield* mirror.listTree(commit, ["a/image"])
+        const [blob] = yield* Stream.runCollect(mirror.readBlobs([image!.id]))
+        assert.deepStrictEqual(new Uint8Array(blob!.content), picture(60_000, round))
+        yield* mirror.setApplied(commit)
+        const packs = readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
+        sizes.push(packs.reduce((sum, name) => sum + statSync(`${folder}/objects/pack/${name}`).size, 0))
+      }
+      // What is over the bound is one update, until the next one.
+      assert.isBelow(Math.max(...sizes), maxBytes + 70_000, sizes.join())
+      assert.deepStrictEqual(leftovers(folder), [])
+      const last = yield* repository.commit({ "a/keep": "last" })
+      yield* repository.push()
+      assert.deepStrictEqual(yield* contents(mirror, { commit: last }, ["a/keep"]), { "a/keep": "last" })
+      checkWhole(folder)
     })
   )
 
