@@ -246,7 +246,7 @@ const throughput = Effect.gen(function* () {
   const config = Layer.succeed(KubeConfig, {
     server: `http://127.0.0.1:${typeof address === "object" && address !== null ? address.port : 0}`,
     namespace,
-    tls: {},
+    tls: Effect.succeed({}),
     authorization: Effect.succeed(Option.none()),
     renew: Effect.void
   })

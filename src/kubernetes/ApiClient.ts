@@ -6,13 +6,13 @@
  * ever dropped.
  */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
-import { Context, Duration, Effect, Layer, Option, Redacted, Schema, Stream } from "effect"
+import { Context, Duration, Effect, Layer, Option, Redacted, Schema, Scope, Stream } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest, type HttpClientResponse, type HttpMethod } from "effect/http"
 import { promisify } from "node:util"
 import { gunzip } from "node:zlib"
 import * as ApiErrors from "./ApiError.ts"
 import { ApiError } from "./ApiError.ts"
-import { KubeConfig } from "./KubeConfig.ts"
+import { KubeConfig, type Tls } from "./KubeConfig.ts"
 import * as Resource from "./Resource.ts"
 
 /** Which objects of a collection. */
@@ -134,15 +134,28 @@ interface Call {
 
 const make = Effect.gen(function* () {
   const config = yield* KubeConfig
-  const agent = yield* NodeHttpClient.makeAgent({
-    keepAlive: true,
-    // Without a delay probe a connection that a firewall forgot is found out only by a time-out.
-    keepAliveMsecs: 15_000,
-    maxFreeSockets: 32,
-    ...config.tls
-  })
-  // Made, not built from its layer: layers are shared, and another's HTTP client has other authorities and no pool.
-  const http = yield* Effect.provideService(NodeHttpClient.makeNodeHttp, NodeHttpClient.HttpAgent, agent)
+  const scope = yield* Effect.scope
+  const connect = Effect.fnUntraced(function* (tls: Tls) {
+    const agent = yield* NodeHttpClient.makeAgent({
+      keepAlive: true,
+      // Without a delay probe a connection that a firewall forgot is found out only by a time-out.
+      keepAliveMsecs: 15_000,
+      maxFreeSockets: 32,
+      ...tls
+    })
+    // Made, not built from its layer: layers are shared, and another's HTTP client has other authorities and no pool.
+    const http = yield* Effect.provideService(NodeHttpClient.makeNodeHttp, NodeHttpClient.HttpAgent, agent)
+    return { tls, http }
+  }, Scope.provide(scope))
+  let pool = yield* connect(yield* config.tls)
+  /** When the authorities change, over new connections; those of before finish what they have. */
+  const exchange = (request: HttpClientRequest.HttpClientRequest) =>
+    config.tls.pipe(
+      Effect.flatMap((tls) =>
+        tls === pool.tls ? Effect.succeed(pool) : Effect.map(connect(tls), (next) => (pool = next))
+      ),
+      Effect.flatMap(({ http }) => http.execute(request))
+    )
 
   const send = Effect.fnUntraced(
     function* (call: Call) {
@@ -164,7 +177,7 @@ const make = Effect.gen(function* () {
           HttpBody.text(JSON.stringify(call.body.json), call.body.contentType)
         )
       }
-      return yield* http.execute(request).pipe(Effect.mapError(unreachable(call)))
+      return yield* Effect.mapError(exchange(request), unreachable(call))
     },
     // Our own spans say more than one a request, and the API server takes no part in traces.
     Effect.provideService(HttpClient.TracerDisabledWhen, () => true)

@@ -3,12 +3,25 @@
  */
 import type { OutgoingHttpHeaders } from "node:http"
 import type { RequestOptions } from "node:https"
-import { Config, Context, Duration, Effect, FileSystem, Layer, Option, Redacted, Schema } from "effect"
+import { Config, Context, Duration, Effect, Equal, FileSystem, Layer, Option, Redacted, Schema } from "effect"
 
 /** There is no usable configuration. Stop: nothing can be done before a person mends it. */
 export class KubeConfigError extends Schema.TaggedError<KubeConfigError>()("KubeConfigError", {
   message: Schema.String
 }) {}
+
+interface Access {
+  readonly tls: Tls
+  readonly authorization: Option.Option<Redacted.Redacted>
+}
+
+/** All PEM. */
+export interface Tls {
+  readonly ca?: string
+  readonly cert?: string
+  readonly key?: string
+  readonly rejectUnauthorized?: boolean
+}
 
 export class KubeConfig extends Context.Service<
   KubeConfig,
@@ -17,22 +30,17 @@ export class KubeConfig extends Context.Service<
     readonly server: string
     /** The namespace that we are in. */
     readonly namespace: string
-    /** PEM. */
-    readonly tls: {
-      readonly ca?: string
-      readonly cert?: string
-      readonly key?: string
-      readonly rejectUnauthorized?: boolean
-    }
+    /** Read afresh at most once a minute; the same object while nothing has changed. */
+    readonly tls: Effect.Effect<Tls>
     /** The `Authorization` header, if there is one, read afresh at most once a minute. */
     readonly authorization: Effect.Effect<Option.Option<Redacted.Redacted>>
-    /** The next `authorization` is read afresh: for after a 401. */
+    /** The next `authorization` and `tls` are read afresh: for after a 401. */
     readonly renew: Effect.Effect<void>
   }
 >()("stoker/kubernetes/KubeConfig") {
   /**
    * The ServiceAccount of the Pod: `KUBERNETES_SERVICE_HOST` and `_PORT`, and `token`, `ca.crt`, `namespace` in
-   * `SERVICE_ACCOUNT_DIR` (default: where the kubelet puts them).
+   * `SERVICE_ACCOUNT_DIR` (default: where the kubelet puts them). The first two are read again and again: they change.
    */
   static readonly layerInCluster = Layer.effect(
     KubeConfig,
@@ -53,17 +61,15 @@ export class KubeConfig extends Context.Service<
               })
           )
         )
-      const ca = yield* read("ca.crt")
       const namespace = yield* read("namespace")
-      yield* read("token")
-      // A token that cannot be read for a moment (the kubelet swaps a link) must not fail a request for good.
-      const [authorization, renew] = yield* read("token").pipe(
-        Effect.map((token) => Option.some(Redacted.make(`Bearer ${token}`))),
-        Effect.catch((error) => Effect.as(Effect.logWarning(error.message), Option.none<Redacted.Redacted>())),
-        Effect.cachedInvalidateWithTTL(Duration.minutes(1))
+      const access = yield* readAgain(
+        Effect.map(Effect.all([read("ca.crt"), read("token")]), ([ca, token]) => ({
+          tls: { ca },
+          authorization: Option.some(Redacted.make(`Bearer ${token}`))
+        }))
       )
       const address = host.includes(":") ? `[${host}]` : host
-      return { server: `https://${address}:${port}`, namespace, tls: { ca }, authorization, renew }
+      return { server: `https://${address}:${port}`, namespace, ...access }
     })
   )
 
@@ -86,38 +92,32 @@ export class KubeConfig extends Context.Service<
       })
       const cluster = config.getCurrentCluster()
       if (cluster === null) return yield* failed("it names no current cluster")
-      const options = Effect.tryPromise({
-        try: async () => {
-          const applied: RequestOptions = {}
-          await config.applyToHTTPSOptions(applied)
-          return applied
-        },
-        catch: failed
-      })
-      const first = yield* options
-      const pem = (value: unknown) => (value === undefined ? undefined : String(value))
-      const [authorization, renew] = yield* options.pipe(
-        Effect.map((applied) => {
-          const header = (applied.headers as OutgoingHttpHeaders | undefined)?.["Authorization"]
-          return header === undefined ? Option.none() : Option.some(Redacted.make(String(header)))
-        }),
-        Effect.catch((error) => Effect.as(Effect.logWarning(error.message), Option.none<Redacted.Redacted>())),
-        Effect.cachedInvalidateWithTTL(Duration.minutes(1))
+      const pem = (name: "ca" | "cert" | "key", value: unknown) =>
+        value === undefined ? {} : { [name]: String(value) }
+      const access = yield* readAgain(
+        Effect.tryPromise({
+          try: async () => {
+            const applied: RequestOptions = {}
+            await config.applyToHTTPSOptions(applied)
+            const header = (applied.headers as OutgoingHttpHeaders | undefined)?.["Authorization"]
+            const tls: Tls = {
+              ...pem("ca", applied.ca),
+              ...pem("cert", applied.cert),
+              ...pem("key", applied.key),
+              ...(cluster.skipTLSVerify === true ? { rejectUnauthorized: false } : {})
+            }
+            return {
+              tls,
+              authorization: Option.map(Option.fromNullishOr(header), (text) => Redacted.make(String(text)))
+            }
+          },
+          catch: failed
+        })
       )
-      const ca = pem(first.ca)
-      const cert = pem(first.cert)
-      const key = pem(first.key)
       return {
         server: cluster.server.replace(/\/+$/, ""),
         namespace: config.getContextObject(config.getCurrentContext())?.namespace ?? "default",
-        tls: {
-          ...(ca === undefined ? {} : { ca }),
-          ...(cert === undefined ? {} : { cert }),
-          ...(key === undefined ? {} : { key }),
-          ...(cluster.skipTLSVerify === true ? { rejectUnauthorized: false } : {})
-        },
-        authorization,
-        renew
+        ...access
       }
     })
   )
@@ -130,3 +130,24 @@ export class KubeConfig extends Context.Service<
     })
   )
 }
+
+/**
+ * Reads at once, and again at most once a minute. What cannot be read for a moment (the kubelet swaps a link, an exec
+ * plugin fails) stays what it was: without a token the API server would refuse all, the renewal of a Lease as well.
+ */
+const readAgain = Effect.fnUntraced(function* (read: Effect.Effect<Access, KubeConfigError>) {
+  let last = yield* read
+  const [access, renew] = yield* read.pipe(
+    Effect.map((fresh) => {
+      last = { ...fresh, tls: Equal.equals(fresh.tls, last.tls) ? last.tls : fresh.tls }
+      return last
+    }),
+    Effect.catch((error) => Effect.map(Effect.logWarning(error.message), () => last)),
+    Effect.cachedInvalidateWithTTL(Duration.minutes(1))
+  )
+  return {
+    tls: Effect.map(access, ({ tls }) => tls),
+    authorization: Effect.map(access, ({ authorization }) => authorization),
+    renew
+  }
+})

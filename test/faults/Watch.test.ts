@@ -45,7 +45,7 @@ const mirrored = Effect.fnUntraced(function* (
   const config = Layer.succeed(KubeConfig, {
     server: proxy.url,
     namespace,
-    tls: {},
+    tls: Effect.succeed({}),
     authorization: Effect.succeed(Option.some(Redacted.make(`Bearer ${Redacted.value(adminToken)}`))),
     renew: Effect.void
   })

@@ -11,7 +11,7 @@ export const kubeConfig = Layer.effect(
     return {
       server: url,
       namespace: "default",
-      tls: { ca: caData },
+      tls: Effect.succeed({ ca: caData }),
       authorization: Effect.succeed(Option.some(Redacted.make(`Bearer ${Redacted.value(adminToken)}`))),
       renew: Effect.void
     }

@@ -142,7 +142,7 @@ const replica = (
           return {
             server: url,
             namespace: "plant",
-            tls: { ca: caData },
+            tls: Effect.succeed({ ca: caData }),
             authorization: Effect.succeed(Option.some(Redacted.make(`Bearer ${Redacted.value(token)}`))),
             renew: Effect.void
           }
