@@ -20,7 +20,7 @@ import type { StoreNotReady } from "../kubernetes/Store.ts"
 import type { Job } from "../kubernetes/WorkQueue.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import { Definition } from "./Definition.ts"
-import type { InstallationTokens } from "./InstallationTokens.ts"
+import { InstallationTokens } from "./InstallationTokens.ts"
 import { Memory } from "./Memory.ts"
 import { Metrics } from "./Metrics.ts"
 import { SharedRefs } from "./SharedRefs.ts"
@@ -115,6 +115,7 @@ const look = Effect.fnUntraced(function* (key: string, reason: string, bindsAgen
   const found = yield* gatewaySyncs.store.get(ref)
   if (Option.isNone(found)) {
     yield* metrics.forget(ref)
+    yield* (yield* InstallationTokens).forget(key)
     return undefined
   }
   const cr = found.value
@@ -200,7 +201,8 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
   if (inForce.fate === "caughtUp" && commit?.ref === cr.spec.git.ref) yield* lookAgainOnConflict(Request.remove(cr))
   if (maps.status !== undefined) yield* Maps.tidyStatus(cr, maps.status, pods)
 
-  const nextLook = Math.min(resolution.nextLook, token.value ?? Number.POSITIVE_INFINITY)
+  const never = Number.POSITIVE_INFINITY
+  const nextLook = Math.min(resolution.nextLook, granted.value ?? never, token.value ?? never)
   return Number.isFinite(nextLook)
     ? Duration.millis(Math.max(0, nextLook - (yield* Clock.currentTimeMillis)))
     : undefined

@@ -15,7 +15,12 @@ const expiry = Metric.gauge("stoker_controller_github_app_token_expiry_timestamp
 
 export class InstallationTokens extends Context.Service<
   InstallationTokens,
-  { readonly get: (installation: Installation) => Effect.Effect<Token, GitHubAppError> }
+  {
+    /** @param user who needs it, e.g. `namespace/name`: an App is shown in the metrics as long as somebody does */
+    readonly get: (installation: Installation, user: string) => Effect.Effect<Token, GitHubAppError>
+    /** Nobody of this name needs a token any more. */
+    readonly forget: (user: string) => Effect.Effect<void>
+  }
 >()("stoker/controller/InstallationTokens") {
   static readonly layerNoDeps = Layer.effect(
     InstallationTokens,
@@ -24,18 +29,38 @@ export class InstallationTokens extends Context.Service<
       const lookup = Effect.fnUntraced(function* (installation: Installation) {
         const token = yield* app.exchange(installation)
         const life = token.expiresAt - (yield* Clock.currentTimeMillis) - Duration.toMillis(margin)
-        const { appId, installationId } = installation
-        yield* Metric.update(
-          Metric.withAttributes(expiry, { app_id: String(appId), installation_id: String(installationId) }),
-          Math.floor(token.expiresAt / 1000)
-        )
         return { token, life: Duration.millis(Math.max(0, life)) }
       })
       const cache = yield* Cache.makeWith(lookup, {
         capacity: 1000,
         timeToLive: (exit) => (Exit.isSuccess(exit) ? exit.value.life : patience)
       })
-      return { get: (installation) => Effect.map(Cache.get(cache, installation), ({ token }) => token) }
+
+      /** The installation that each user needs a token of, and the series of each. */
+      const needs = new Map<string, string>()
+      const series = new Map<string, Metric.Gauge<number>>()
+      const need = (user: string, id: string | undefined) =>
+        Effect.suspend(() => {
+          const former = needs.get(user) ?? ""
+          if (id === undefined) needs.delete(user)
+          else needs.set(user, id)
+          const gauge = series.get(former)
+          if (gauge === undefined || needs.values().some((other) => other === former)) return Effect.void
+          series.delete(former)
+          return Metric.remove(gauge)
+        })
+
+      const get = Effect.fnUntraced(function* (installation: Installation, user: string) {
+        const labels = { app_id: String(installation.appId), installation_id: String(installation.installationId) }
+        const id = `${labels.app_id}/${labels.installation_id}`
+        yield* need(user, id)
+        const { token } = yield* Cache.get(cache, installation)
+        const gauge = series.get(id) ?? Metric.withAttributes(expiry, labels)
+        series.set(id, gauge)
+        yield* Metric.update(gauge, Math.floor(token.expiresAt / 1000))
+        return token
+      })
+      return { get, forget: (user) => need(user, undefined) }
     })
   )
   static readonly layer = this.layerNoDeps.pipe(Layer.provide(GitHubApp.layer))

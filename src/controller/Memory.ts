@@ -13,6 +13,12 @@ export interface Attempts {
   readonly retryAt: number
 }
 
+/** An object that is not watched: what it held when we last looked, or wrote it, and when that was. */
+export interface Seen {
+  readonly digest: string
+  readonly at: number
+}
+
 /** Times are milliseconds since the epoch. */
 export interface Remembered {
   /** The spec and the requests that were last seen, and since when: what asks the remote anew when it changes. */
@@ -31,10 +37,10 @@ export interface Remembered {
   readonly lag?: Attempts | undefined
   /** The question whose delivery people were told of. */
   readonly told?: string
-  /** Digest of the GitHub App's token that the agents were last given. */
-  readonly githubToken?: string
-  /** Role and binding as they were last applied. */
-  readonly access?: { readonly digest: string; readonly at: number }
+  /** The GitHub App's token that the agents were last given. */
+  readonly githubToken?: Seen
+  /** Role and binding as they were last seen to be. */
+  readonly access?: Seen
 }
 
 /** What makes a question a new one: an edit of the spec, or a request. */

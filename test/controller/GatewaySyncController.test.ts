@@ -1,9 +1,10 @@
 import { assert, layer } from "@effect/vitest"
-import { Effect, Fiber, Option, Redacted } from "effect"
+import { Duration, Effect, Fiber, Option, Redacted } from "effect"
 import * as Conditions from "../../src/api/Conditions.ts"
 import type { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
+import { GatewaySyncController } from "../../src/controller/GatewaySyncController.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
 import { Supervisor } from "../../src/telemetry/Supervisor.ts"
@@ -318,6 +319,12 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       yield* plant.client.delete(Resource.configMaps, plant.ref("stoker-status-site"))
       yield* Cluster.until(plant.data("stoker-metadata-site"), (data) => data["commit"] === first)
       yield* Cluster.until(plant.data("stoker-status-site"), () => true)
+
+      // Roles are not watched: they are looked at again also where nothing happens.
+      const { reconcile } = yield* GatewaySyncController
+      const next = yield* reconcile({ key: "edited/site", reason: "test" })
+      assert.isDefined(next)
+      assert.isAtMost(Duration.toMinutes(next), 10)
     })
   )
 

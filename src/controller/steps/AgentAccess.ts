@@ -10,9 +10,6 @@ import { Memory } from "../Memory.ts"
 import * as Pod from "../Pod.ts"
 import * as Owned from "./Owned.ts"
 
-/** Somebody else may have changed them, and we do not watch them: they are looked at again after this. */
-export const renewal = Duration.minutes(10)
-
 export const rules = (cr: string) => [
   {
     apiGroups: [""],
@@ -129,7 +126,10 @@ const has = (
   )
 type Metadata = ReturnType<typeof Owned.metadata>
 
-/** Makes them as they shall be, where they are not. The Role first: a binding to a Role that is not there is refused. */
+/**
+ * Makes them as they shall be, where they are not; answers when to look again (milliseconds since the epoch). The Role
+ * first: a binding to a Role that is not there is refused.
+ */
 export const apply = Effect.fnUntraced(function* (cr: GatewaySync, pods: ReadonlyArray<Pod.Pod>) {
   const client = yield* ApiClient
   const memory = yield* Memory
@@ -138,7 +138,8 @@ export const apply = Effect.fnUntraced(function* (cr: GatewaySync, pods: Readonl
   const digest = JSON.stringify(subjects(pods, namespace))
   const now = yield* Clock.currentTimeMillis
   const { access } = yield* memory.saw(cr)
-  if (access?.digest === digest && now - access.at < Duration.toMillis(renewal)) return
+  const renewal = Duration.toMillis(Owned.renewal)
+  if (access?.digest === digest && now < access.at + renewal) return access.at + renewal
 
   const read = (resource: Resource.Resource) =>
     client.get(resource, ref).pipe(
@@ -155,4 +156,5 @@ export const apply = Effect.fnUntraced(function* (cr: GatewaySync, pods: Readonl
     yield* client.apply(Resource.roleBindings, ref, binding, Owned.write)
   }
   yield* memory.update(cr, { access: { digest, at: now } })
+  return now + renewal
 })

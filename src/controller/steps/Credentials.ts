@@ -63,14 +63,14 @@ export const read: (
 
 /** The token of a GitHub App. Its identity is that of the App and its key: tokens come and go. */
 export const installationToken = Effect.fnUntraced(function* (
-  { metadata: { namespace } }: GatewaySync,
+  { metadata }: GatewaySync,
   { apiBaseURL, appId, installationId, privateKeySecretRef }: GitHubAppAuth
 ) {
   const tokens = yield* InstallationTokens
-  const key = yield* secret(namespace, privateKeySecretRef, "githubApp.privateKeySecretRef")
-  const token = yield* WorkQueue.aside(tokens.get({ appId, installationId, privateKey: key.value, apiBaseURL })).pipe(
-    Effect.mapError(({ message }) => new CredentialsMissing({ reason: "GitHubAppExchangeFailed", message }))
-  )
+  const key = yield* secret(metadata.namespace, privateKeySecretRef, "githubApp.privateKeySecretRef")
+  const token = yield* WorkQueue.aside(
+    tokens.get({ appId, installationId, privateKey: key.value, apiBaseURL }, Resource.key(metadata))
+  ).pipe(Effect.mapError(({ message }) => new CredentialsMissing({ reason: "GitHubAppExchangeFailed", message })))
   return { ...token, identity: `${key.identity} ${appId}/${installationId}` }
 })
 type GitHubAppAuth = NonNullable<NonNullable<GatewaySync["spec"]["git"]["auth"]>["githubApp"]>

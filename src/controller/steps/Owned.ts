@@ -1,6 +1,10 @@
 /** What all objects that belong to a GatewaySync have in common. */
+import { Duration } from "effect"
 import type { GatewaySync } from "../../api/GatewaySync.ts"
 import * as Names from "../../api/Names.ts"
+
+/** Roles, their bindings and Secrets are not watched, and somebody may change them: they are looked at again after this. */
+export const renewal = Duration.minutes(10)
 
 export const labels = (cr: GatewaySync): Readonly<Record<string, string>> => ({
   [Names.owned.crName]: cr.metadata.name,
