@@ -47,11 +47,18 @@ export const Pushed = Schema.Struct({
 })
 export type Pushed = typeof Pushed.Type
 
-/** One handled delivery: the sender's id and, for releases, a digest of the body (the id is outside the signature). */
-const Handled = Schema.Struct({ id: Schema.String, digest: Schema.optionalKey(Schema.String) })
+/**
+ * One handled delivery: the sender's id and, for releases, a digest of the body (the id is outside the signature). `push`
+ * marks one that only woke.
+ */
+const Handled = Schema.Struct({
+  id: Schema.String,
+  digest: Schema.optionalKey(Schema.String),
+  push: Schema.optionalKey(Schema.Literal(true))
+})
 type Handled = typeof Handled.Type
 
-/** How many deliveries are remembered. */
+/** How many are remembered of a kind: releases, other promotions, pushes. Many of one make none of another forgotten. */
 export const rememberedDeliveries = 32
 
 const PushedJson = Schema.fromJsonString(Pushed)
@@ -231,10 +238,18 @@ export interface Stamp {
 
 const notForUs = (reason: string): Decision => ({ _tag: "NotForUs", reason })
 
-const remember = (annotations: Annotations, handled: Handled): string =>
-  encodeDeliveries(
-    [...deliveries(annotations).filter(({ id }) => id !== handled.id), handled].slice(-rememberedDeliveries)
-  )
+const kindOf = ({ digest, push }: Handled) => (push === true ? "push" : digest === undefined ? "promotion" : "release")
+
+/** A release is known by its digest: its id is whatever the sender says, and must not make another one forgotten. */
+const isSame = (a: Handled, b: Handled): boolean =>
+  kindOf(a) === kindOf(b) && (a.digest === undefined ? a.id === b.id : a.digest === b.digest)
+
+const remember = (annotations: Annotations, handled: Handled): string => {
+  const others = deliveries(annotations).filter((one) => !isSame(one, handled))
+  const alike = others.filter((one) => kindOf(one) === kindOf(handled))
+  const forgotten = new Set(alike.slice(0, Math.max(0, alike.length + 1 - rememberedDeliveries)))
+  return encodeDeliveries([...others.filter((one) => !forgotten.has(one)), handled])
+}
 
 const isRepeated = (annotations: Annotations, delivery: Delivery): boolean =>
   deliveries(annotations).some(
@@ -328,7 +343,9 @@ const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
         id: repeated ? stamp.freshId : (delivery.id ?? stamp.freshId)
       }),
       [keys.traceparent]: stamp.traceparent ?? null,
-      ...(delivery.id === undefined ? {} : { [keys.deliveries]: remember(annotations, { id: delivery.id }) })
+      ...(delivery.id === undefined
+        ? {}
+        : { [keys.deliveries]: remember(annotations, { id: delivery.id, push: true }) })
     },
     ...(repeated ? { message: "this push is known already; the remote is asked again" } : {})
   }

@@ -265,6 +265,28 @@ describe("twice", () => {
     written(decide(promotion("v0", { id: "0" }), target({ annotations })))
   })
 
+  it("many pushes, or requests by hand, make no release forgotten", () => {
+    let annotations = apply({}, decide(release, target()))
+    for (let index = 0; index < RequestedRef.rememberedDeliveries + 1; index++) {
+      const by = target({ annotations })
+      annotations = apply(annotations, decide(push("v2", { kind: "tag", id: `p${index}` }), by))
+      annotations = apply(annotations, decide(promotion("v2", { id: `h${index}` }), target({ annotations })))
+    }
+    annotations = apply(annotations, decide(promotion("v3", { id: "g3" }), target({ annotations })))
+    assert.include(refusal(decide({ ...release, id: "other" }, target({ annotations }))), "handled before")
+  })
+
+  it("neither does one release under many ids, nor a push under its id", () => {
+    const second = promotion("v3", { by: "github", id: "g2", digest: "d2" })
+    let annotations = apply(once, decide(second, target({ annotations: once })))
+    for (let index = 0; index < RequestedRef.rememberedDeliveries; index++) {
+      const pending = target({ annotations, synced: false })
+      annotations = apply(annotations, decide({ ...second, id: `x${index}` }, pending))
+    }
+    annotations = apply(annotations, decide(push("v3", { kind: "tag", id: "g1" }), target({ annotations })))
+    assert.include(refusal(decide({ ...release, id: "other" }, target({ annotations }))), "handled before")
+  })
+
   it("an annotation that somebody spoiled remembers nothing", () => {
     const annotations = { [keys.deliveries]: "{", [keys.pushed]: "nonsense" }
     written(decide(release, target({ annotations })))
