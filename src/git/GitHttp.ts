@@ -41,20 +41,25 @@ const maxRedirects = 5
 /** Without a byte for this long, a server is taken for gone. (One that packs says so every 5 s.) */
 const silence = Duration.seconds(30)
 
-/** Keep-alive connections, through the proxies of our environment, which end with the scope. */
-export const makeAgents = Effect.gen(function* () {
+/** The proxies of our environment, as Node's agents take them. */
+export const proxyEnv = Effect.gen(function* () {
   const proxies = yield* Effect.orDie(proxyVariables)
   const proxy = (...names: ReadonlyArray<string>) =>
     [...names, "all_proxy", "ALL_PROXY"].flatMap((name) => proxies[name] ?? [])[0]
+  return {
+    http_proxy: proxy("http_proxy"),
+    https_proxy: proxy("https_proxy", "HTTPS_PROXY"),
+    no_proxy: proxies["no_proxy"] ?? proxies["NO_PROXY"]
+  }
+})
+
+/** Keep-alive connections, through the proxies of our environment, which end with the scope. */
+export const makeAgents = Effect.gen(function* () {
   const options = {
     keepAlive: true,
     // For idle sockets; a request has its own deadline. (Node's default agent cuts silent servers off after 5 s.)
     timeout: Duration.toMillis("2 minutes"),
-    proxyEnv: {
-      http_proxy: proxy("http_proxy"),
-      https_proxy: proxy("https_proxy", "HTTPS_PROXY"),
-      no_proxy: proxies["no_proxy"] ?? proxies["NO_PROXY"]
-    }
+    proxyEnv: yield* proxyEnv
   }
   return yield* Effect.acquireRelease(
     Effect.sync(() => ({ "http:": new NodeHttp.Agent(options), "https:": new NodeHttps.Agent(options) })),

@@ -4,10 +4,12 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { createSign } from "node:crypto"
+import * as GitHttp from "./GitHttp.ts"
 
 /** An App of GitHub where it is installed. */
 export interface Installation {
@@ -17,6 +19,8 @@ export interface Installation {
   readonly privateKey: Redacted.Redacted
   /** `https://api.github.com` when absent; of a GitHub Enterprise server `https://HOST/api/v3`. */
   readonly apiBaseURL?: string | undefined
+  /** PEM; trusted instead of the system's authorities. */
+  readonly ca?: string | undefined
 }
 
 /** A token that git takes as a password, for about an hour. */
@@ -38,16 +42,17 @@ export class GitHubApp extends Context.Service<
   GitHubApp,
   { readonly exchange: (installation: Installation) => Effect.Effect<Token, GitHubAppError> }
 >()("stoker/git/GitHubApp") {
-  /** On connections of its own. */
+  /** Through the proxies of our environment, each time by a connection of its own: tokens last for an hour. */
   static readonly layer = Layer.effect(
     GitHubApp,
     Effect.gen(function* () {
-      const agent = yield* NodeHttpClient.makeAgent({ keepAlive: true })
-      const http = yield* Effect.provideService(NodeHttpClient.makeNodeHttp, NodeHttpClient.HttpAgent, agent)
+      const proxyEnv = yield* GitHttp.proxyEnv
 
       const exchange = Effect.fnUntraced(
         function* (installation: Installation) {
           const api = (installation.apiBaseURL ?? "https://api.github.com").replace(/\/+$/, "")
+          const agent = yield* NodeHttpClient.makeAgent({ proxyEnv, ca: installation.ca })
+          const http = yield* Effect.provideService(NodeHttpClient.makeNodeHttp, NodeHttpClient.HttpAgent, agent)
           const token = yield* jwt(installation, yield* Clock.currentTimeMillis)
           const request = HttpClientRequest.post(
             `${api}/app/installations/${installation.installationId}/access_tokens`
@@ -59,7 +64,7 @@ export class GitHubApp extends Context.Service<
               "x-github-api-version": "2022-11-28"
             })
           )
-          const response = yield* Effect.mapError(http.execute(request), () => notReached(api))
+          const response = yield* Effect.mapError(http.execute(request), ({ reason }) => notReached(api, reason))
           if (response.status !== 201) return yield* refused(installation, api, response.status)
           const answer = yield* decode(response).pipe(
             Effect.mapError(() => new GitHubAppError({ message: `${api} answered with no token; is it GitHub's API?` }))
@@ -72,6 +77,7 @@ export class GitHubApp extends Context.Service<
             orElse: () =>
               new GitHubAppError({ message: `${apiBaseURL} gave no answer in ${Duration.toSeconds(deadline)} s.` })
           }),
+        Effect.scoped,
         Effect.provideService(HttpClient.TracerDisabledWhen, () => true)
       )
       return { exchange }
@@ -106,8 +112,14 @@ export const jwt = (
     catch: () => new GitHubAppError({ message: "The private key of the GitHub App is no RSA key in PEM." })
   })
 
-const notReached = (api: string) =>
-  new GitHubAppError({ message: `${api} cannot be reached; is spec.git.auth.githubApp.apiBaseURL right?` })
+/** The cause by its code alone: what the library says besides quotes the request. */
+const notReached = (api: string, reason: object) => {
+  const cause = Predicate.hasProperty(reason, "cause") ? reason.cause : undefined
+  const code = Predicate.hasProperty(cause, "code") ? ` (${String(cause.code)})` : ""
+  return new GitHubAppError({
+    message: `${api} cannot be reached${code}; is spec.git.auth.githubApp.apiBaseURL right?`
+  })
+}
 
 const refused = ({ appId, installationId }: Installation, api: string, status: number) => {
   const why = (() => {

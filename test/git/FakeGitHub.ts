@@ -1,7 +1,8 @@
 /** The part of GitHub's API that gives tokens to Apps. */
 import { Effect } from "effect"
 import { createVerify, generateKeyPairSync } from "node:crypto"
-import { createServer } from "node:http"
+import { createServer, type RequestListener } from "node:http"
+import { createServer as createTlsServer } from "node:https"
 
 export interface FakeGitHub {
   readonly url: string
@@ -13,7 +14,7 @@ export interface FakeGitHub {
   readonly answer: (status: number, body: object) => void
 }
 
-export const make = Effect.gen(function* () {
+const makeOver = Effect.fnUntraced(function* (tls?: { readonly key: string; readonly cert: string }) {
   const { privateKey, publicKey } = generateKeyPairSync("rsa", {
     modulusLength: 2048,
     privateKeyEncoding: { type: "pkcs1", format: "pem" },
@@ -21,7 +22,7 @@ export const make = Effect.gen(function* () {
   })
   const claims: Array<FakeGitHub["claims"][number]> = []
   let next = { status: 404, body: {} }
-  const server = createServer((request, response) => {
+  const answer: RequestListener = (request, response) => {
     const [head = "", payload = "", signature = ""] = (request.headers.authorization ?? "").slice(7).split(".")
     const isRight = createVerify("RSA-SHA256")
       .update(`${head}.${payload}`)
@@ -31,7 +32,8 @@ export const make = Effect.gen(function* () {
     const { body, status } = isRight ? (isKnown ? next : { status: 404, body: {} }) : { status: 401, body: {} }
     response.writeHead(status, { "content-type": "application/json" })
     response.end(JSON.stringify(body))
-  })
+  }
+  const server = tls === undefined ? createServer(answer) : createTlsServer(tls, answer)
   yield* Effect.acquireRelease(
     Effect.callback<void>((resume) => {
       server.listen(0, "127.0.0.1", () => resume(Effect.void))
@@ -44,7 +46,7 @@ export const make = Effect.gen(function* () {
   )
   const address = server.address()
   const github: FakeGitHub = {
-    url: `http://127.0.0.1:${typeof address === "object" && address !== null ? address.port : 0}`,
+    url: `${tls === undefined ? "http://127.0.0.1" : "https://localhost"}:${typeof address === "object" && address !== null ? address.port : 0}`,
     privateKey,
     claims,
     answer: (status, body) => {
@@ -53,3 +55,8 @@ export const make = Effect.gen(function* () {
   }
   return github
 })
+
+export const make = makeOver()
+
+/** Over https, as `localhost`, with a certificate. */
+export const makeTls = makeOver

@@ -2,7 +2,6 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
 import { ConfigProvider, Effect, FileSystem, Layer, Redacted, Stream } from "effect"
 import { readFileSync } from "node:fs"
-import * as Http from "node:http"
 import * as Https from "node:https"
 import * as Net from "node:net"
 import * as Credentials from "../../src/git/Credentials.ts"
@@ -11,28 +10,12 @@ import * as Mirror from "../../src/git/Mirror.ts"
 import * as PktLine from "../../src/git/PktLine.ts"
 import { RemoteRefs } from "../../src/git/RemoteRefs.ts"
 import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
+import * as ForwardProxy from "./ForwardProxy.ts"
 import { GitServer, makeRepository, serve } from "./HttpBackend.ts"
 
 const TestLayer = GitServer.layer.pipe(Layer.provideMerge(NodeServices.layer))
 
 const pem = (name: string) => readFileSync(new URL(`../ignition/localhost-tls/${name}.pem`, import.meta.url), "utf8")
-
-/** Listens on a free port of loopback until the scope ends. */
-const listen = Effect.fnUntraced(function* (server: Net.Server) {
-  const sockets = new Set<Net.Socket>()
-  server.on("connection", (socket) => sockets.add(socket.on("error", () => {})))
-  yield* Effect.acquireRelease(
-    Effect.callback<void>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.void))
-    }),
-    () =>
-      Effect.callback<void>((resume) => {
-        server.close(() => resume(Effect.void))
-        for (const socket of sockets) socket.destroy()
-      })
-  )
-  return (server.address() as Net.AddressInfo).port
-})
 
 /** The same repositories over https, with a certificate of its own for `localhost`. */
 const listenTls = Effect.gen(function* () {
@@ -40,30 +23,7 @@ const listenTls = Effect.gen(function* () {
   const server = Https.createServer({ key: pem("key"), cert: pem("cert") }, (request, response) =>
     serve(root, request, response, () => {})
   )
-  return `https://localhost:${yield* listen(server)}`
-})
-
-/** Notes what it is asked for: `CONNECT host:port` or `METHOD url`. */
-const listenProxy = Effect.gen(function* () {
-  const asked: Array<string> = []
-  const server = Http.createServer((request, response) => {
-    asked.push(`${request.method} ${request.url}`)
-    const onward = Http.request(request.url!, { method: request.method!, headers: request.headers }, (answer) => {
-      response.writeHead(answer.statusCode!, answer.headers)
-      answer.pipe(response)
-    })
-    request.pipe(onward)
-  })
-  server.on("connect", (request, socket: Net.Socket) => {
-    asked.push(`CONNECT ${request.url}`)
-    const onward = Net.connect(Number(request.url!.split(":")[1]), "127.0.0.1", () => {
-      socket.write("HTTP/1.1 200 OK\r\n\r\n")
-      socket.pipe(onward).pipe(socket)
-    })
-    onward.on("error", () => socket.destroy())
-    socket.on("close", () => onward.destroy())
-  })
-  return { asked, url: `http://127.0.0.1:${yield* listen(server)}` }
+  return `https://localhost:${yield* ForwardProxy.listen(server)}`
 })
 
 /** Resolves `main` and fetches its files, in an environment with these variables. */
@@ -125,7 +85,7 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
         delete request.headers["git-protocol"]
         serve(root, request, response, () => {})
       })
-      const url = `https://localhost:${yield* listen(server)}/old-tls.git`
+      const url = `https://localhost:${yield* ForwardProxy.listen(server)}/old-tls.git`
       assert.deepStrictEqual(yield* sync(url, { _tag: "None", ca: pem("cert") }), ["over old tls"])
     })
   )
@@ -136,7 +96,7 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
       const repository = yield* makeRepository("proxied.git")
       yield* repository.commit({ a: "by proxy" })
       yield* repository.push()
-      const proxy = yield* listenProxy
+      const proxy = yield* ForwardProxy.make
       const origin = yield* listenTls
       const authority = origin.replace("https://", "")
       const none = { _tag: "None", ca: pem("cert") } as const
@@ -157,7 +117,7 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
       assert.deepStrictEqual(yield* sync(plain, none, excepted), ["by proxy"])
       assert.deepStrictEqual(proxy.asked, [])
 
-      const closed = yield* Effect.scoped(listen(Net.createServer()))
+      const closed = yield* Effect.scoped(ForwardProxy.listen(Net.createServer()))
       const error = yield* Effect.flip(
         sync(`${origin}/proxied.git`, none, { HTTPS_PROXY: `http://user:s3cret@127.0.0.1:${closed}` })
       )
@@ -184,7 +144,9 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
           answered = true
         })
       })
-      const url = yield* Effect.fromResult(RepositoryUrl.parse(`http://127.0.0.1:${yield* listen(server)}/a.git`))
+      const url = yield* Effect.fromResult(
+        RepositoryUrl.parse(`http://127.0.0.1:${yield* ForwardProxy.listen(server)}/a.git`)
+      )
       const refs = yield* RemoteRefs
       for (const _ of [1, 2, 3]) {
         assert.strictEqual((yield* refs.resolve({ url, credentials: Credentials.none, ref: "main" })).commit, commit)

@@ -1,7 +1,19 @@
 import { assert, layer } from "@effect/vitest"
-import { Effect, Redacted } from "effect"
+import { ConfigProvider, Effect, Layer, Redacted } from "effect"
+import { readFileSync } from "node:fs"
 import { GitHubApp, type Installation } from "../../src/git/GitHubApp.ts"
+import * as ForwardProxy from "./ForwardProxy.ts"
 import * as FakeGitHub from "./FakeGitHub.ts"
+
+const pem = (name: string) => readFileSync(new URL(`../ignition/localhost-tls/${name}.pem`, import.meta.url), "utf8")
+
+/** One exchange in an environment with these variables. */
+const exchangeIn = (env: Readonly<Record<string, string>>, installation: Installation) =>
+  Effect.flatMap(GitHubApp, ({ exchange }) => exchange(installation)).pipe(
+    Effect.provide(
+      Layer.fresh(GitHubApp.layer).pipe(Layer.provide(ConfigProvider.layer(ConfigProvider.fromEnv({ env }))))
+    )
+  )
 
 layer(GitHubApp.layer, { excludeTestServices: true })("GitHubApp", (it) => {
   const prepared = Effect.gen(function* () {
@@ -48,7 +60,30 @@ layer(GitHubApp.layer, { excludeTestServices: true })("GitHubApp", (it) => {
       assert.include(yield* said({}), "answered 502")
       github.answer(201, { hello: "world" })
       assert.include(yield* said({}), "answered with no token")
-      assert.include(yield* said({ apiBaseURL: "http://127.0.0.1:1" }), "cannot be reached")
+      assert.include(yield* said({ apiBaseURL: "http://127.0.0.1:1" }), "cannot be reached (ECONNREFUSED)")
+    })
+  )
+
+  it.effect("goes through the proxy of the environment, and trusts a private authority that it is given", () =>
+    Effect.gen(function* () {
+      const github = yield* FakeGitHub.makeTls({ key: pem("key"), cert: pem("cert") })
+      github.answer(201, { token: "the-token", expires_at: "2026-01-01T01:00:00Z" })
+      const proxy = yield* ForwardProxy.make
+      const installation: Installation = {
+        appId: 7,
+        installationId: 42,
+        privateKey: Redacted.make(github.privateKey),
+        apiBaseURL: github.url,
+        ca: pem("cert")
+      }
+      const { token } = yield* exchangeIn({ HTTPS_PROXY: proxy.url }, installation)
+      assert.strictEqual(Redacted.value(token), "the-token")
+      assert.deepStrictEqual(proxy.asked, [`CONNECT ${github.url.replace("https://", "")}`])
+      yield* exchangeIn({ HTTPS_PROXY: proxy.url, NO_PROXY: "localhost" }, installation)
+      assert.lengthOf(proxy.asked, 1)
+      const { ca: _ca, ...untrusting } = installation
+      const error = yield* Effect.flip(exchangeIn({}, untrusting))
+      assert.include(error.message, "cannot be reached (DEPTH_ZERO_SELF_SIGNED_CERT)")
     })
   )
 })

@@ -1,0 +1,44 @@
+/** A proxy as `HTTPS_PROXY` names one. */
+import { Effect } from "effect"
+import * as Http from "node:http"
+import * as Net from "node:net"
+
+/** Listens on a free port of loopback until the scope ends. */
+export const listen = Effect.fnUntraced(function* (server: Net.Server) {
+  const sockets = new Set<Net.Socket>()
+  server.on("connection", (socket) => sockets.add(socket.on("error", () => {})))
+  yield* Effect.acquireRelease(
+    Effect.callback<void>((resume) => {
+      server.listen(0, "127.0.0.1", () => resume(Effect.void))
+    }),
+    () =>
+      Effect.callback<void>((resume) => {
+        server.close(() => resume(Effect.void))
+        for (const socket of sockets) socket.destroy()
+      })
+  )
+  return (server.address() as Net.AddressInfo).port
+})
+
+/** Notes what it is asked for: `CONNECT host:port` or `METHOD url`. */
+export const make = Effect.gen(function* () {
+  const asked: Array<string> = []
+  const server = Http.createServer((request, response) => {
+    asked.push(`${request.method} ${request.url}`)
+    const onward = Http.request(request.url!, { method: request.method!, headers: request.headers }, (answer) => {
+      response.writeHead(answer.statusCode!, answer.headers)
+      answer.pipe(response)
+    })
+    request.pipe(onward)
+  })
+  server.on("connect", (request, socket: Net.Socket) => {
+    asked.push(`CONNECT ${request.url}`)
+    const onward = Net.connect(Number(request.url!.split(":")[1]), "127.0.0.1", () => {
+      socket.write("HTTP/1.1 200 OK\r\n\r\n")
+      socket.pipe(onward).pipe(socket)
+    })
+    onward.on("error", () => socket.destroy())
+    socket.on("close", () => onward.destroy())
+  })
+  return { asked, url: `http://127.0.0.1:${yield* listen(server)}` }
+})
