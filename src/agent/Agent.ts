@@ -19,6 +19,7 @@ import { Health } from "../telemetry/Health.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import type * as Changes from "./Changes.ts"
+import { Heartbeat } from "./Heartbeat.ts"
 import * as Metrics from "./Metrics.ts"
 import { Owner } from "./Owner.ts"
 import { Settings } from "./Settings.ts"
@@ -39,7 +40,7 @@ export const patience = Duration.seconds(5)
  */
 export const superseding = (inARow: number): Duration.Duration =>
   Duration.seconds(Math.min(600, 5 * 2 ** Math.min(inARow, 7)))
-/** The longest that a healthy loop is silent: a fetch may take 10 minutes. */
+/** The longest that a healthy loop is silent: a fetch may take 10 minutes, and so may a scan that joined another. */
 export const heartbeat = Duration.minutes(12)
 
 /** The metadata has no profile of this name. Files stay as they are until it has, or the pod names another. */
@@ -64,7 +65,7 @@ export class MetadataUnknown extends Schema.TaggedError<MetadataUnknown>()("Meta
 /** How a pass ended, and with that, what the next one waits for besides newer metadata. */
 type Outcome =
   /** All is as it should be, on the disk and in the gateway; the next look is a fall-back. */
-  | { readonly _tag: "Settled"; readonly period: Duration.Duration }
+  | { readonly _tag: "Settled"; readonly period: Duration.Duration; readonly changed: number }
   /** There is nothing to do, and nothing was compared. */
   | { readonly _tag: "Idle"; readonly period: Duration.Duration }
   /** The files are in place; the gateway does not run yet. */
@@ -194,7 +195,8 @@ const make = Effect.fnUntraced(function* (version: string) {
     }
     const { added, deleted, modified, projects, scanned } = applied
     const changed = added + modified + deleted
-    if (mode.again && changed === 0 && scanned.length === 0) return { _tag: "Settled", period } satisfies Outcome
+    if (mode.again && changed === 0 && scanned.length === 0)
+      return { _tag: "Settled", period, changed } satisfies Outcome
 
     const took = (yield* uptime) - begun
     const now = yield* DateTime.now
@@ -208,13 +210,13 @@ const make = Effect.fnUntraced(function* (version: string) {
       projectsSynced: projects,
       ...(scanned.length === 0 ? {} : { lastScanResult: "ok" })
     }))
-    yield* report("Synced", data)
+    yield* report("Synced", data, notDone(profile))
     yield* Metrics.synced(settings.profile, applied)
     yield* Ref.set(said, "")
     yield* Effect.logInfo(changed === 0 ? "nothing of this gateway changed" : "synced").pipe(
       Effect.annotateLogs({ added, modified, deleted, commit: data.commit, ref: data.ref, millis: took })
     )
-    return { _tag: "Settled", period } satisfies Outcome
+    return { _tag: "Settled", period, changed } satisfies Outcome
   })
 
   /** One pass over what is wanted now. */
@@ -277,7 +279,7 @@ const make = Effect.fnUntraced(function* (version: string) {
       const again = state === former && wasCold === cold && failures === 0
       yield* probes.beat(Duration.zero)
       const outcome = yield* Effect.raceFirst(
-        pass(state, { boots, trust, again }),
+        Effect.provideService(pass(state, { boots, trust, again }), Heartbeat, probes.beat(Duration.zero)),
         Effect.as(Effect.delay(wanted.changedFrom(state), superseding(superseded)), { _tag: "Superseded" } as Outcome)
       )
       former = state
@@ -286,7 +288,8 @@ const make = Effect.fnUntraced(function* (version: string) {
       if (outcome._tag === "Settled") trust = "inventory"
       if (outcome._tag === "Superseded") continue
       // Where another pod's agent has the volume, what it keeps there is not ours to replace.
-      yield* Effect.ignore(Effect.andThen(owner.claim, wanted.keep))
+      const files = outcome._tag === "Settled" && outcome.changed === 0 ? "same" : "any"
+      yield* Effect.ignore(Effect.andThen(owner.claim, wanted.keep(files)))
       const delay = yield* pause(outcome, failures, cold)
       yield* probes.beat(delay)
       yield* Effect.raceFirst(wanted.changedFrom(state), Effect.delay(wanted.refresh, delay))
@@ -322,6 +325,14 @@ const pause = (outcome: Outcome, failures: number, cold: boolean): Effect.Effect
       return Effect.map(Random.next, (random) => backoff(failures - 1, random))
   }
 }
+
+/** What the profile asks for that this agent does not do, beside what it refuses altogether. */
+const notDone = ({ designerSessionPolicy }: Profile.Effective): Partial<GatewayStatus.Report> =>
+  designerSessionPolicy === "proceed"
+    ? {}
+    : {
+        errorMessage: `designerSessionPolicy "${designerSessionPolicy}" is not supported yet: files change under open Designers, as with "proceed"`
+      }
 
 const detailOf = (
   state: Exclude<Wanted.State, { readonly data: unknown }>,

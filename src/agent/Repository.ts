@@ -21,6 +21,7 @@ import { GitCommand } from "../git/GitCommand.ts"
 import { GitError } from "../git/GitError.ts"
 import * as Mirror from "../git/Mirror.ts"
 import * as RepositoryUrl from "../git/RepositoryUrl.ts"
+import * as Heartbeat from "./Heartbeat.ts"
 import { Settings } from "./Settings.ts"
 
 export class Repository extends Context.Service<
@@ -95,7 +96,8 @@ const make = Effect.gen(function* () {
         const mirror = yield* Mirror.make({
           folder: path.join(settings.repoPath, "mirror.git"),
           url: url.success,
-          credentials: credentials(url.success.display)
+          credentials: credentials(url.success.display),
+          onProgress: Heartbeat.beat
         }).pipe(
           Scope.provide(scope),
           Effect.provide(services),

@@ -10,6 +10,7 @@ import { GatewayClient, type ScanKind } from "../ignition/GatewayClient.ts"
 import type { GatewayError } from "../ignition/GatewayError.ts"
 import * as Apply from "./Apply.ts"
 import * as Changes from "./Changes.ts"
+import * as Heartbeat from "./Heartbeat.ts"
 import * as Inventory from "./Inventory.ts"
 import * as Journal from "./Journal.ts"
 import * as Metrics from "./Metrics.ts"
@@ -230,6 +231,7 @@ const make = Effect.gen(function* () {
   const scan = Effect.gen(function* () {
     const kinds = yield* owed
     for (const kind of kinds) {
+      yield* Heartbeat.beat
       yield* Metrics.scan(gateway.scan(kind))
       yield* Ref.update(owedScans, (owed) => new Set([...owed].filter((other) => other !== kind)))
     }

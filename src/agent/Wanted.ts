@@ -2,7 +2,7 @@
  * What the controller wants of this gateway: the metadata ConfigMap, watched, and the last one kept on the volume for a
  * start without an API server.
  */
-import { Context, Effect, Equal, Layer, Option, Schema, Stream, SubscriptionRef } from "effect"
+import { Context, Effect, Equal, Layer, Option, Record, Schema, Stream, SubscriptionRef } from "effect"
 import * as Metadata from "../api/Metadata.ts"
 import * as Names from "../api/Names.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
@@ -34,8 +34,12 @@ export class Wanted extends Context.Service<
     readonly refresh: Effect.Effect<void>
     /** Takes what the volume keeps, if nothing was heard so far and it is about this gateway. */
     readonly useKept: Effect.Effect<void>
-    /** Keeps what was heard last on the volume. */
-    readonly keep: Effect.Effect<void>
+    /**
+     * Keeps what was heard last on the volume.
+     * @param files `same` when they were found to be what they are at the commit that is kept already: that one is as
+     * good, and nothing is written where only the commit is another
+     */
+    readonly keep: (files: "same" | "any") => Effect.Effect<void>
   }
 >()("stoker/agent/Wanted") {
   static readonly layer = Layer.effect(
@@ -63,6 +67,10 @@ const decodeKept = Schema.decodeUnknownEffect(Kept)
 const encodeKept = Schema.encodeSync(Kept)
 const file = ".stoker/metadata.json"
 
+/** What there is besides the commit, and what comes anew with each. */
+const withoutCommit = (data: Readonly<Record<string, string>>) =>
+  Record.filter(data, (_, key) => !["commit", "ref", "revision", "traceparent"].includes(key))
+
 const make = Effect.gen(function* () {
   const settings = yield* Settings
   const volume = yield* Volume
@@ -72,7 +80,6 @@ const make = Effect.gen(function* () {
   const identity = { namespace: settings.crNamespace, cr: settings.crName, profile: settings.profile }
   /** The map's data as it was heard. */
   let raw: Readonly<Record<string, string>> | undefined
-  let stored: string | undefined
 
   const heard = Effect.fnUntraced(function* (map: ConfigMap | undefined) {
     if (map === undefined) {
@@ -154,29 +161,32 @@ const make = Effect.gen(function* () {
     if (Option.isSome(found) && !watching) yield* heard(found.value)
   })
 
-  const useKept = Effect.gen(function* () {
+  /** What the volume keeps, if it is about this gateway. */
+  const kept = Effect.gen(function* () {
     const [sight] = yield* volume.look([file])
-    if (sight?._tag !== "File") return
-    const kept = yield* decodeKept(Buffer.from(yield* volume.read(file)).toString())
-    const same = kept.namespace === identity.namespace && kept.cr === identity.cr && kept.profile === identity.profile
-    if (!same) return
-    const data = yield* Metadata.decode(kept.data)
+    if (sight?._tag !== "File") return undefined
+    const { data, ...about } = yield* decodeKept(Buffer.from(yield* volume.read(file)).toString())
+    return Equal.equals(about, identity) ? data : undefined
+  })
+
+  const useKept = Effect.gen(function* () {
+    const found = yield* kept
+    if (found === undefined) return
+    const data = yield* Metadata.decode(found)
     yield* SubscriptionRef.update(state, (now): State => (now._tag === "Unheard" ? { _tag: "Kept", data } : now))
   }).pipe(
     Effect.catch((error) => Effect.logWarning(`the metadata kept on the volume cannot be used: ${error.message}`))
   )
 
-  const keep = Effect.suspend(() => {
-    if (raw === undefined) return Effect.void
-    const text = encodeKept({ ...identity, data: raw })
-    if (text === stored) return Effect.void
-    return Effect.andThen(
-      volume.replace(file, text),
-      Effect.sync(() => (stored = text))
-    )
-  }).pipe(
-    Effect.catch((error) => Effect.logWarning(`the metadata cannot be kept on the volume: ${error.message}`)),
-    Effect.asVoid
+  const keep = Effect.fnUntraced(
+    function* (files: "same" | "any") {
+      if (raw === undefined) return
+      const relevant = (data: Readonly<Record<string, string>>) => (files === "same" ? withoutCommit(data) : data)
+      const former = yield* Effect.orElseSucceed(kept, () => undefined)
+      if (former !== undefined && Equal.equals(relevant(former), relevant(raw))) return
+      yield* volume.replace(file, encodeKept({ ...identity, data: raw }))
+    },
+    Effect.catch((error) => Effect.logWarning(`the metadata cannot be kept on the volume: ${error.message}`))
   )
 
   return Wanted.of({

@@ -1,9 +1,11 @@
 import * as Arr from "effect/Array"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Path from "effect/Path"
 import * as Ref from "effect/Ref"
 import * as Schedule from "effect/Schedule"
@@ -38,6 +40,8 @@ export interface Options {
   readonly maxBytes?: number | undefined
   /** So many blobs are asked for at a time: what has come is kept when the rest is cut. Default 2 000. */
   readonly maxBlobs?: number | undefined
+  /** Run whenever a request has brought what it was for. */
+  readonly onProgress?: Effect.Effect<void> | undefined
 }
 
 export type TreeEntry = TreeListing.TreeEntry
@@ -116,6 +120,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const sweeping = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     Effect.onExit(effect, (exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(clone.removeLeftovers)))
 
+  const progress = options.onProgress ?? Effect.void
+
   /** A question to the server, with the credentials of the moment. */
   const ask = <A, E>(question: (server: ProtocolV2.Server) => Effect.Effect<A, E | GitError>) =>
     Effect.flatMap(options.credentials, (credentials) => server.ask({ url, credentials }, question))
@@ -181,7 +187,10 @@ export const make = Effect.fnUntraced(function* (options: Options) {
         fetchIdDirectly(commit),
         Effect.flatMap(filterOf, (filter) => fetchInto(commit, filter))
       )
-      .pipe(Effect.onExit((exit) => Ref.set(cut, Exit.isFailure(exit))))
+      .pipe(
+        Effect.tap(progress),
+        Effect.onExit((exit) => Ref.set(cut, Exit.isFailure(exit) && wasOnTheWay(exit.cause)))
+      )
 
   const fetchByRef = Effect.fnUntraced(function* ({ commit, ref }: Target, refused: GitError) {
     if (ref === undefined || ref === commit) return yield* refused
@@ -255,17 +264,19 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     listing.list(commit, paths).pipe(Effect.tapError(noticing), Effect.withSpan("Mirror.listTree"))
 
   const fetchBlobs = (ids: ReadonlyArray<string>) =>
-    fetching.withPermit(
-      server.prefer(
-        // No base: what is wanted is not there, and there is nothing to negotiate.
-        Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
-        fetchByGit(
-          ["--filter=blob:none", "--stdin", "origin"],
-          { "fetch.negotiationAlgorithm": "noop" },
-          `${ids.join("\n")}\n`
+    fetching
+      .withPermit(
+        server.prefer(
+          // No base: what is wanted is not there, and there is nothing to negotiate.
+          Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
+          fetchByGit(
+            ["--filter=blob:none", "--stdin", "origin"],
+            { "fetch.negotiationAlgorithm": "noop" },
+            `${ids.join("\n")}\n`
+          )
         )
       )
-    )
+      .pipe(Effect.tap(progress))
 
   const prefetch = Effect.fn("Mirror.prefetch")(function* (ids: ReadonlyArray<string>) {
     const looked = yield* Stream.runCollect(reader.look([...new Set(ids)]))
@@ -309,6 +320,13 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 
   return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied })
 })
+
+/** What a fetch was ended by that something had come of: time, the connection, or us. */
+const wasOnTheWay = (cause: Cause.Cause<GitError>): boolean =>
+  Option.match(Cause.findErrorOption(cause), {
+    onNone: () => true,
+    onSome: ({ reason }) => reason._tag === "Timeout" || reason._tag === "Transport"
+  })
 
 /** Servers of protocol v0 may refuse what no ref is at: waiting does not help. */
 const isPolicy = ({ reason }: GitError): boolean =>

@@ -1,6 +1,6 @@
 /** The agent as a whole, from the metadata to the gateway's scan. */
 import { assert, it, layer } from "@effect/vitest"
-import { Clock, Context, Duration, Effect, Layer, type Scope, SubscriptionRef } from "effect"
+import { Clock, Context, Duration, Effect, FileSystem, Layer, type Scope, SubscriptionRef } from "effect"
 import { backoff, superseding } from "../../src/agent/Agent.ts"
 import * as GatewayStatus from "../../src/api/GatewayStatus.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
@@ -58,17 +58,39 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "moves to a commit that changes nothing of this gateway without a write, a lock or a scan",
     Effect.gen(function* () {
-      const { agent, api, gateway, repository, want } = yield* makePlant()
+      const { agent, api, dataDir, gateway, read, repository, want } = yield* makePlant()
+      const fs = yield* FileSystem.FileSystem
       yield* gateway.awaitPhase("running")
       const first = yield* repository.commit({ files: { ...view("one"), "elsewhere/a": "1" } })
-      yield* want(first)
+      const trace = (id: string) => ({ traceparent: `00-${id.repeat(32)}-b7ad6b7169203331-01` })
+      yield* want(first, {}, trace("1"))
       yield* Layer.build(agent)
       yield* api.awaitReport(synced(first))
+      const kept = Effect.orElseSucceed(read(".stoker/metadata.json"), () => "")
+      yield* until(Effect.map(kept, (text) => text.includes(first)))
+      /** Everything in the data directory, folders too, but the mark that is renewed every few seconds. */
+      const written = Effect.gen(function* () {
+        const names = yield* fs.readDirectory(dataDir, { recursive: true })
+        const stats = yield* Effect.forEach(
+          names.filter((name) => !/^\.stoker(\/owner.*)?$/.test(name)).sort(),
+          (name) => Effect.map(fs.stat(`${dataDir}/${name}`), ({ ino, mtime }) => ({ name, ino, mtime }))
+        )
+        return stats
+      })
       const before = yield* gateway.counters
-      const second = yield* repository.commit({ files: { "elsewhere/a": "2" } })
-      yield* want(second)
-      assert.strictEqual((yield* api.awaitReport(synced(second))).filesChanged, 0)
+      const disk = yield* written
+      let last = first
+      // When the third has been answered, all that follows from the second is over.
+      for (const text of ["2", "3"]) {
+        last = yield* repository.commit({ files: { "elsewhere/a": text } })
+        yield* want(last, {}, trace(text))
+        assert.strictEqual((yield* api.awaitReport(synced(last))).filesChanged, 0)
+      }
       assert.deepStrictEqual((yield* gateway.counters).requests, before.requests)
+      assert.deepStrictEqual(yield* written, disk)
+      // What else is in the metadata is kept all the same.
+      yield* want(last, { syncPeriod: 7 })
+      yield* until(Effect.map(kept, (text) => text.includes(last)))
     })
   )
 
@@ -386,6 +408,20 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       yield* want(first)
       yield* api.awaitReport(({ filesChanged, paused }) => paused !== true && filesChanged === 1)
       assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+    })
+  )
+
+  test(
+    "says so where the profile asks for a policy that is not built yet",
+    Effect.gen(function* () {
+      const { agent, api, repository, want } = yield* makePlant()
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first, { designerSessionPolicy: "fail" })
+      yield* Layer.build(agent)
+      const report = yield* api.awaitReport(synced(first))
+      assert.match(report.errorMessage ?? "", /designerSessionPolicy "fail" is not supported yet/)
+      yield* want(first)
+      yield* api.awaitReport(({ errorMessage, syncStatus }) => syncStatus === "Synced" && errorMessage === undefined)
     })
   )
 

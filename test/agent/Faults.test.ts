@@ -286,6 +286,30 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
     }
 
     test(
+      "each step takes long, and the whole longer than one may: it stays alive",
+      Effect.gen(function* () {
+        const { clock, set } = yield* makeClock
+        const { beforeRename, disk } = yield* makeDisk
+        yield* Effect.gen(function* () {
+          const { agent, api, gateway, repository, want } = yield* makePlant({ disk })
+          yield* gateway.awaitPhase("running")
+          const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+          yield* want(first)
+          const { failing } = Context.get(yield* Layer.build(agent), Health)
+          yield* api.awaitReport(synced(first))
+          yield* gateway.setScanBehaviour({ _tag: "NeverEnds" })
+          yield* Ref.set(beforeRename, set({ wall: 0, monotonic: 11 * 60_000 }))
+          const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+          yield* want(second)
+          yield* gateway.awaitScan(2)
+          yield* set({ wall: 0, monotonic: 22 * 60_000 })
+          assert.deepStrictEqual(yield* failing("live"), [])
+          yield* gateway.setScanBehaviour({ _tag: "Normal" })
+        }).pipe(Effect.provideService(Clock.Clock, clock))
+      })
+    )
+
+    test(
       "it hangs: liveness fails, so that it is started again",
       Effect.gen(function* () {
         const { clock, set } = yield* makeClock
