@@ -22,6 +22,8 @@ export const Report = Schema.Struct({
   unmanagedFiles: count,
   projectsSynced: Schema.optionalKey(Schema.Array(Schema.String)),
   errorMessage: text,
+  /** What kind of failure, by the name of the event for it: {@link cloneFailed}. Absent, or a later one: the sync failed. */
+  errorReason: text,
   profileName: text,
   dryRun: Schema.optionalKey(Schema.Boolean),
   dryRunDiffAdded: count,
@@ -36,6 +38,9 @@ export const Report = Schema.Struct({
 })
 export type Report = typeof Report.Type
 
+/** `errorReason` where the repository could not be read: cloned, fetched, or a commit found in it. */
+export const cloneFailed = "CloneFailed"
+
 const Json = Schema.fromJsonString(Report)
 export const decode = Schema.decodeUnknownOption(Json)
 export const encode = Schema.encodeSync(Json)
@@ -46,12 +51,16 @@ export const find = (
   pod: { readonly podName: string; readonly gatewayName: string }
 ): Option.Option<Report> => decode(data[pod.podName]).pipe(Option.orElse(() => decode(data[pod.gatewayName])))
 
+/** The agent did what it was told, and that was to write nothing: its profile is paused, or a dry run. */
+export const isSkipped = ({ dryRun, paused, syncStatus }: Report): boolean =>
+  syncStatus === "Synced" && (dryRun === true || paused === true)
+
 /** Whether a gateway has what the metadata says. Reports without revision and UID (Go agents) count by their commit. */
 export const countsAsSynced = (
   report: Report,
   wanted: { readonly revision: string; readonly commit: string; readonly podUID: string }
 ): boolean => {
-  if (report.syncStatus !== "Synced" || report.dryRun === true || report.paused === true) return false
+  if (report.syncStatus !== "Synced" || isSkipped(report)) return false
   if (report.podUID !== undefined && report.podUID !== wanted.podUID) return false
   return report.observedRevision === undefined
     ? report.syncedCommit === wanted.commit

@@ -177,9 +177,10 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
       : yield* attempt(Maps.applyMetadata(cr, maps.metadata, wanted))
   const failures = [prepared, granted, token, telling].flatMap(({ error }) => error ?? [])
 
+  const reports = maps.status?.data ?? {}
   const gateways = Discovery.discover({
     pods,
-    reports: maps.status?.data ?? {},
+    reports,
     wanted: commit === undefined || wanted === undefined ? undefined : { ...commit, revision: wanted.revision }
   })
   const now = yield* DateTime.now
@@ -194,7 +195,7 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
     now: Time.format(now)
   })
   yield* applyStatus(cr, status)
-  yield* record(cr, Events.between({ cr, pods, status, refusedRights: granted.error?.message }))
+  yield* record(cr, Events.between({ cr, pods, reports, status, refusedRights: granted.error?.message }))
   yield* (yield* Metrics).show(cr, status)
   if (failures[0] !== undefined) return yield* failures[0]
 

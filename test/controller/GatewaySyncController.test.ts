@@ -409,6 +409,22 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       yield* plant.report("gateway-0", synced)
       yield* Cluster.until(plant.events, (all) => all.some((line) => line.endsWith(" ×2")))
 
+      yield* plant.report("gateway-0", {
+        ...synced,
+        syncStatus: "Error",
+        errorMessage: "no such repository",
+        errorReason: "CloneFailed"
+      })
+      yield* Cluster.until(plant.events, (all) =>
+        all.includes("CloneFailed: gateway gateway-0 (pod gateway-0): no such repository")
+      )
+      yield* plant.report("gateway-0", { ...synced, dryRun: true, dryRunDiffAdded: 2 })
+      yield* Cluster.until(plant.events, (all) =>
+        all.includes("SyncSkipped: gateway gateway-0 (pod gateway-0): dry run: 2 to add, 0 to change, 0 to delete")
+      )
+      yield* plant.report("gateway-0", synced)
+      yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncStatus === "Synced")
+
       yield* plant.sidecar("gateway-0", false)
       const notReady = yield* Cluster.until(plant.get("site"), (cr) => gateway(cr)?.syncStatus === "Pending")
       assert.strictEqual(gateway(notReady)?.message, "the sidecar is not ready")

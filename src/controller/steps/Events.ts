@@ -2,7 +2,9 @@
  * What people are told of a GatewaySync's history: from the status before to the status after. Pure. What did not change
  * is not told again, also not by the next leader, since the status before is the one in the cluster.
  */
+import { Option } from "effect"
 import * as Conditions from "../../api/Conditions.ts"
+import * as GatewayStatus from "../../api/GatewayStatus.ts"
 import type { DiscoveredGateway, GatewaySync, Status } from "../../api/GatewaySync.ts"
 import * as Names from "../../api/Names.ts"
 import * as RequestedRef from "../../api/RequestedRef.ts"
@@ -53,6 +55,8 @@ export const received = (cr: GatewaySync): ReadonlyArray<Happening> => {
 export interface Change {
   readonly cr: GatewaySync
   readonly pods: ReadonlyArray<Pod.Pod>
+  /** `data` of the status map. */
+  readonly reports: Readonly<Record<string, string>>
   /** The status that was just written over `cr.status`. */
   readonly status: Status
   /** Why the agents' rights could not be written, if so. */
@@ -101,8 +105,18 @@ const conditions = ({ cr, refusedRights, status }: Change): ReadonlyArray<Happen
   return happenings
 }
 
+type Kind = Pick<Happening, "type" | "reason">
+
+const skipped: Kind = { type: "Normal", reason: "SyncSkipped" }
+const failure = (report: Option.Option<GatewayStatus.Report>): Kind => ({
+  type: "Warning",
+  reason: Option.exists(report, ({ errorReason }) => errorReason === GatewayStatus.cloneFailed)
+    ? GatewayStatus.cloneFailed
+    : "SyncFailed"
+})
+
 /** What became of the gateways. */
-const gateways = ({ cr, pods, status }: Change): ReadonlyArray<Happening> => {
+const gateways = ({ cr, pods, reports, status }: Change): ReadonlyArray<Happening> => {
   const now = status.discoveredGateways ?? []
   const before = new Map((cr.status.discoveredGateways ?? []).map((gateway) => [gateway.podName, gateway]))
   const happenings: Array<Happening> = []
@@ -128,15 +142,22 @@ const gateways = ({ cr, pods, status }: Change): ReadonlyArray<Happening> => {
       note: `without sidecar: ${named(missing)}; delete these pods, so that they are made anew with one`
     })
   }
-  for (const { message = "the agent gives no reason", name, podName, syncStatus } of now) {
+  for (const { message, name, podName, syncStatus } of now) {
     const former = before.get(podName)
-    if (syncStatus !== "Error" || (former?.syncStatus === "Error" && former.message === message)) continue
+    if (former?.message === message && former?.syncStatus === syncStatus) continue
+    const report = GatewayStatus.find(reports, { podName, gatewayName: name })
+    const kind =
+      syncStatus === "Error"
+        ? failure(report)
+        : !cr.spec.paused && Option.exists(report, GatewayStatus.isSkipped)
+          ? skipped
+          : undefined
+    if (kind === undefined) continue
     const pod = pods.find(({ metadata }) => metadata.name === podName)
     happenings.push({
-      type: "Warning",
-      reason: "SyncFailed",
+      ...kind,
       action: "Sync",
-      note: `gateway ${name} (pod ${podName}): ${message}`,
+      note: `gateway ${name} (pod ${podName}): ${message ?? "the agent gives no reason"}`,
       ...(pod === undefined ? {} : { related: podReference(pod) })
     })
   }

@@ -25,6 +25,7 @@ const between = (before: Partial<Status>, after: Partial<Status>, refusedRights?
   Events.between({
     cr: gatewaySync({ status: { ...resolved, ...before } }),
     pods: [pod()],
+    reports: {},
     status: { ...gatewaySync({ status: resolved }).status, ...after },
     refusedRights
   }).map(({ note, reason }) => `${reason}: ${note}`)
@@ -42,7 +43,11 @@ describe("Events", () => {
         condition("AllGatewaysSynced", "True", "SyncSucceeded", "1/1 synced"),
         condition("Ready", "False", "Paused", "paused")
       ],
-      discoveredGateways: [gateway("MissingSidecar"), gateway("Error", "gateway-1", "broken")]
+      discoveredGateways: [
+        gateway("MissingSidecar"),
+        gateway("Error", "gateway-1", "broken"),
+        gateway("Error", "gateway-2")
+      ]
     }
     assert.deepStrictEqual(between(bad, bad), [])
   })
@@ -93,11 +98,59 @@ describe("Events", () => {
     const [failed] = Events.between({
       cr: gatewaySync({ status: { ...resolved, discoveredGateways: [gateway("Pending")] } }),
       pods: [pod()],
+      reports: {},
       status: { discoveredGateways: [gateway("Error", "gateway-0", "the scan failed")] },
       refusedRights: undefined
     })
     assert.strictEqual(failed?.note, "gateway gateway-0 (pod gateway-0): the scan failed")
     assert.strictEqual(failed?.related?.uid, "gateway-0-uid")
+  })
+
+  it("tells a clone that failed from a sync that failed, as the agent does", () => {
+    const told = (report: object, before: DiscoveredGateway, message: string) =>
+      Events.between({
+        cr: gatewaySync({ status: { ...resolved, discoveredGateways: [before] } }),
+        pods: [pod()],
+        reports: { "gateway-0": JSON.stringify({ syncStatus: "Error", ...report }) },
+        status: { discoveredGateways: [gateway("Error", "gateway-0", message)] },
+        refusedRights: undefined
+      }).map(({ note, reason, type }) => `${type} ${reason}: ${note}`)
+    const pending = gateway("Pending")
+    assert.deepStrictEqual(told({ errorReason: "CloneFailed" }, pending, "no such host"), [
+      "Warning CloneFailed: gateway gateway-0 (pod gateway-0): no such host"
+    ])
+    assert.deepStrictEqual(told({}, pending, "no scan"), [
+      "Warning SyncFailed: gateway gateway-0 (pod gateway-0): no scan"
+    ])
+    // Of a newer agent.
+    assert.deepStrictEqual(told({ errorReason: "Unheard" }, pending, "no scan"), [
+      "Warning SyncFailed: gateway gateway-0 (pod gateway-0): no scan"
+    ])
+    assert.deepStrictEqual(told({ errorReason: "CloneFailed" }, gateway("Error", "gateway-0", "same"), "same"), [])
+  })
+
+  it("tells of gateways whose profile is paused or a dry run, and of no more when the GatewaySync is paused itself", () => {
+    const skipped = (report: object, before: DiscoveredGateway, message: string, spec = {}) =>
+      Events.between({
+        cr: gatewaySync({ spec, status: { ...resolved, discoveredGateways: [before] } }),
+        pods: [pod()],
+        reports: { "gateway-0": JSON.stringify({ syncStatus: "Synced", ...report }) },
+        status: { discoveredGateways: [gateway("Pending", "gateway-0", message)] },
+        refusedRights: undefined
+      }).map(({ note, reason, type }) => `${type} ${reason}: ${note}`)
+    const synced = gateway("Synced")
+    assert.deepStrictEqual(skipped({ dryRun: true }, synced, "dry run: 1 to add"), [
+      "Normal SyncSkipped: gateway gateway-0 (pod gateway-0): dry run: 1 to add"
+    ])
+    assert.deepStrictEqual(
+      skipped({ dryRun: true }, gateway("Pending", "gateway-0", "dry run: 1 to add"), "dry run: 1 to add"),
+      []
+    )
+    assert.deepStrictEqual(skipped({ paused: true }, synced, "paused"), [
+      "Normal SyncSkipped: gateway gateway-0 (pod gateway-0): paused"
+    ])
+    assert.deepStrictEqual(skipped({ paused: true }, synced, "paused", { paused: true }), [])
+    assert.deepStrictEqual(skipped({}, synced, "the sidecar is not ready"), [])
   })
 
   it("tells of deliveries that were not handled, and not of what was set by hand", () => {
