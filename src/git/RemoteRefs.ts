@@ -87,15 +87,9 @@ export class RemoteRefs extends Context.Service<
 
       const resolveAll = Effect.fnUntraced(function* (request: Remote & Pick<Request, "deadline"> & Refs) {
         const { refs, url } = request
-        const error = (reason: Reason) => new GitError({ repository: url.display, reason })
-        const fail = (reason: Reason): Answer => Result.fail(error(reason))
+        const fail = (reason: Reason): Answer => Result.fail(new GitError({ repository: url.display, reason }))
         const answers = new Map<string, Answer>()
         const deadline = Duration.fromInputUnsafe(request.deadline ?? "30 seconds")
-        const inTime = <A, R>(effect: Effect.Effect<A, GitError, R>) =>
-          Effect.timeoutOrElse(effect, {
-            duration: deadline,
-            orElse: () => Effect.fail(error({ _tag: "Timeout", seconds: Duration.toSeconds(deadline) }))
-          })
         const names: Array<string> = []
         const commits: Array<string> = []
         for (const ref of refs) {
@@ -105,7 +99,7 @@ export class RemoteRefs extends Context.Service<
 
         const resolveCommit = Effect.fnUntraced(function* (ref: string) {
           const commit = ref.toLowerCase()
-          const checked = yield* Effect.result(inTime(check(request, commit)))
+          const checked = yield* Effect.result(check(request, commit))
           answers.set(
             ref,
             Result.map(checked, () => ({ ref, kind: "commit", commit }))
@@ -131,14 +125,15 @@ export class RemoteRefs extends Context.Service<
             return fail(isEmpty ? { _tag: "EmptyRepository" } : { _tag: "RefNotFound", ref })
           }
         }).pipe(
-          inTime,
           Effect.catch((failure) => Effect.succeed((): Answer => Result.fail(failure))),
           Effect.map((found) => names.forEach((ref) => answers.set(ref, found(ref))))
         )
 
         yield* Effect.all([names.length === 0 ? Effect.void : resolveNames, ...commits.map(resolveCommit)], {
           concurrency: 4
-        })
+        }).pipe(Effect.timeoutOption(deadline))
+        const late = fail({ _tag: "Timeout", seconds: Duration.toSeconds(deadline) })
+        for (const ref of refs) if (!answers.has(ref)) answers.set(ref, late)
         return answers
       })
 

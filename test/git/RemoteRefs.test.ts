@@ -329,6 +329,26 @@ layer(TestLayer, { excludeTestServices: true })("RemoteRefs", (it) => {
     })
   )
 
+  it.effect("waits no longer for many refs than for one", () =>
+    Effect.gen(function* () {
+      const refs = yield* RemoteRefs
+      const asked: Array<Net.Socket> = []
+      const silent = yield* tcpServer((socket) => void asked.push(socket.resume()))
+      const commits = Array.from({ length: 9 }, (_, index) => `${index}`.repeat(40))
+      const url = yield* Effect.fromResult(RepositoryUrl.parse(`http://127.0.0.1:${silent}/a.git`))
+      const answers = yield* refs.resolveAll({
+        url,
+        credentials: anonymous,
+        refs: ["main", ...commits, ".."],
+        deadline: 300
+      })
+      const reasons = Array.from(answers.values(), (answer) => Result.isFailure(answer) && answer.failure.reason._tag)
+      assert.deepStrictEqual(reasons, ["InvalidRef", ...Array.from({ length: 10 }, () => "Timeout" as const)])
+      // What waited for its turn has not begun a time of its own.
+      assert.lengthOf(asked, 4)
+    })
+  )
+
   it.effect("refuses what can be no ref, without asking", () =>
     Effect.gen(function* () {
       const server = yield* GitServer
