@@ -3,7 +3,7 @@
  */
 import { Context, Effect, Layer, Schema } from "effect"
 import { createHash } from "node:crypto"
-import { constants, lstatSync, mkdirSync, renameSync, type Stats } from "node:fs"
+import { accessSync, constants, lstatSync, mkdirSync, renameSync, type Stats } from "node:fs"
 import * as NodeFs from "node:fs/promises"
 import * as NodePath from "node:path"
 
@@ -27,7 +27,8 @@ const wayOut: Readonly<Record<string, string>> = {
   EPERM: ": the file is protected, or belongs to another user",
   EROFS: ": the volume is mounted read-only",
   ENOENT: ": it vanished, is something else changing this folder?",
-  EXDEV: ": another file system is mounted inside the data directory, which Stoker cannot write to as a whole"
+  EXDEV:
+    ": another volume is mounted there, and two cannot be changed as one; mount one volume for the whole data directory, or exclude this folder (excludePatterns)"
 }
 
 export type Sight =
@@ -48,7 +49,12 @@ export class Volume extends Context.Service<
     readonly read: (path: string) => Effect.Effect<Uint8Array, VolumeError>
     /** Names in a folder; none where there is no folder. */
     readonly list: (folder: string) => Effect.Effect<ReadonlyArray<string>, VolumeError>
-    /** A file that is not there yet, on the disk when this returns. Its folder exists. */
+    /**
+     * Fails where these folders would refuse files: no permission, read-only, another file system. For a folder that is
+     * not there yet, the one that it will be made in counts. Changes nothing.
+     */
+    readonly checkFolders: (folders: ReadonlyArray<string>) => Effect.Effect<void, VolumeError>
+    /** A file that is not there yet, on the disk when this returns; nothing is left of it when it fails. Its folder exists. */
     readonly create: (path: string, content: Uint8Array) => Effect.Effect<{ readonly modified: number }, VolumeError>
     /** Swaps a file as a whole: it is the former or this one, whatever happens, and this one when it returns. */
     readonly replace: (path: string, content: string) => Effect.Effect<void, VolumeError>
@@ -108,10 +114,26 @@ const make = (folder: string): (typeof Volume)["Service"] => {
     }),
     read: (path) => run("read", path, (absolute) => NodeFs.readFile(absolute)),
     list: (path) => run("list", path, (absolute) => unless(["ENOENT", "ENOTDIR"], NodeFs.readdir(absolute), [])),
-    create: (path, content) => run("write", path, (absolute) => writeSynced(absolute, constants.O_EXCL, content)),
+    checkFolders: Effect.fnUntraced(function* (folders) {
+      for (const [index, folder] of folders.entries()) {
+        if (index % slice === slice - 1) yield* Effect.yieldNow
+        const path = nearestFolder(root, folder)
+        yield* atOnce("write into", path, (absolute) => checkFolder(root, absolute))
+      }
+    }),
+    create: (path, content) =>
+      run("write", path, async (absolute) => {
+        const file = await NodeFs.open(absolute, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o644)
+        try {
+          return await fill(file, content)
+        } catch (cause) {
+          await NodeFs.unlink(absolute).catch(() => undefined)
+          throw cause
+        }
+      }),
     replace: (path, content) =>
       run("write", path, async (absolute) => {
-        await writeSynced(`${absolute}.new`, constants.O_TRUNC, content)
+        await fill(await NodeFs.open(`${absolute}.new`, "w", 0o644), content)
         await NodeFs.rename(`${absolute}.new`, absolute)
         await syncFolder(NodePath.dirname(absolute))
       }),
@@ -132,8 +154,9 @@ const make = (folder: string): (typeof Volume)["Service"] => {
   }
 }
 
-const writeSynced = async (absolute: string, flag: number, content: Uint8Array | string) => {
-  await using file = await NodeFs.open(absolute, constants.O_WRONLY | constants.O_CREAT | flag, 0o644)
+/** Writes, syncs and closes. */
+const fill = async (opened: NodeFs.FileHandle, content: Uint8Array | string) => {
+  await using file = opened
   await file.writeFile(content)
   await file.sync()
   return { modified: Math.floor((await file.stat()).mtimeMs) }
@@ -143,6 +166,24 @@ const syncFolder = async (absolute: string) => {
   await using folder = await NodeFs.open(absolute, constants.O_RDONLY | constants.O_DIRECTORY)
   await folder.sync()
 }
+
+const nearestFolder = (root: string, folder: string): string => {
+  let path = folder
+  while (path !== "." && sight(NodePath.join(root, path))._tag !== "Folder") path = NodePath.dirname(path)
+  return path
+}
+
+/** Throws why no file of `root` could be renamed into this folder. */
+const checkFolder = (root: string, folder: string) => {
+  accessSync(folder, constants.W_OK | constants.X_OK)
+  try {
+    // There is no such file, but the kernel says first when the way leads to another mount; devices alone do not tell.
+    renameSync(NodePath.join(root, noSuchFile), NodePath.join(folder, noSuchFile))
+  } catch (cause) {
+    if (codeOf(cause) !== "ENOENT") throw cause
+  }
+}
+const noSuchFile = ".stoker.none"
 
 const isBelow = (path: string): boolean => !NodePath.isAbsolute(path) && !path.split("/").includes("..")
 
