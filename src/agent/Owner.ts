@@ -3,7 +3,8 @@
  * name stands in `.stoker/owner`, and is kept fresh there, writes. The other waits and says for whom.
  *
  * *Assumptions.* The clocks of the nodes differ by less than the time after which a silent owner counts as gone. Where
- * they differ more the other way (a mark from the future), what counts is that nobody renewed it while we looked.
+ * they differ more the other way (a mark from the future), what counts is that nobody renewed it while we looked. And a
+ * process does not stand still for that time between `confirm` and the last rename after it, which are a moment apart.
  */
 import { Clock, Context, Duration, Effect, Layer, Option, Ref, Schema } from "effect"
 import { Settings } from "./Settings.ts"
@@ -25,10 +26,15 @@ export class VolumeOwned extends Schema.TaggedError<VolumeOwned>()("VolumeOwned"
 export class Owner extends Context.Service<
   Owner,
   {
-    /** Succeeds when the volume is ours, and takes it where nobody has it. */
-    readonly claim: Effect.Effect<void, VolumeOwned | VolumeError>
-    /** Keeps what is ours; runs for ever. */
-    readonly renew: Effect.Effect<never, VolumeError>
+    /**
+     * Succeeds when the volume is ours, and takes it where nobody has it. How often it was taken: while that stays the
+     * same, nobody else had it.
+     */
+    readonly claim: Effect.Effect<number, VolumeOwned | VolumeError>
+    /** Fails where it is not ours any more since that claim. Takes nothing. */
+    readonly confirm: (claim: number) => Effect.Effect<void, VolumeOwned | VolumeError>
+    /** Keeps what is ours; runs for ever. While the disk refuses, the mark grows old like that of a silent owner. */
+    readonly renew: Effect.Effect<never>
   }
 >()("stoker/agent/Owner") {
   /** Gives the volume back with its scope, so that the next pod need not wait. */
@@ -55,6 +61,8 @@ const make = Effect.gen(function* () {
   const uid = Option.getOrElse(settings.podUid, () => pod)
   /** Another's mark as it was found first, and when: by a clock that nobody sets. */
   const watched = yield* Ref.make({ text: "", since: 0n })
+
+  const taken = yield* Ref.make(0)
 
   const read = Effect.gen(function* () {
     const [sight] = yield* volume.look([file])
@@ -86,27 +94,39 @@ const make = Effect.gen(function* () {
     return now - since >= Duration.toNanosUnsafe(patience)
   })
 
-  const claim: Effect.Effect<void, VolumeOwned | VolumeError> = Effect.gen(function* () {
+  const take = Ref.updateAndGet(taken, (times) => times + 1)
+
+  const claim: Effect.Effect<number, VolumeOwned | VolumeError> = Effect.gen(function* () {
     const text = yield* read
-    if (Option.isNone(text)) return (yield* first) ? undefined : yield* claim
+    if (Option.isNone(text)) return yield* (yield* first) ? take : claim
     const { at, uid: owner, ...other } = Option.getOrElse(decode(text.value), () => unreadable)
-    if (owner === uid) return
+    if (owner === uid) return yield* Ref.get(taken)
     if (!(yield* isSilent(text.value, at))) return yield* new VolumeOwned(other)
     yield* sign
     yield* Effect.sleep(settling)
-    if (!(yield* isOurs)) return yield* claim
+    return yield* (yield* isOurs) ? take : claim
   })
 
-  const renew = Effect.forever(
-    Effect.delay(
-      Effect.flatMap(isOurs, (ours) => (ours ? sign : Effect.void)),
-      renewal
-    )
+  const confirm = Effect.fnUntraced(function* (claimed: number) {
+    const { pod, uid: owner } = Option.getOrElse(Option.flatMap(yield* read, decode), () => unreadable)
+    if (owner !== uid || claimed !== (yield* Ref.get(taken))) return yield* new VolumeOwned({ pod })
+  })
+
+  const said = yield* Ref.make("")
+  const renew = Effect.flatMap(isOurs, (ours) => (ours ? sign : Effect.void)).pipe(
+    Effect.andThen(Ref.set(said, "")),
+    Effect.catch((error) =>
+      Effect.flatMap(Ref.getAndSet(said, error.message), (former) =>
+        former === error.message ? Effect.void : Effect.logWarning(error.message)
+      )
+    ),
+    Effect.delay(renewal),
+    Effect.forever
   )
   yield* Effect.addFinalizer(() =>
     Effect.ignore(Effect.flatMap(isOurs, (ours) => (ours ? volume.remove(file) : Effect.void)))
   )
-  return Owner.of({ claim, renew })
+  return Owner.of({ claim, confirm, renew })
 })
 
 /** Being written this moment, or by a process that was killed then. */
