@@ -109,9 +109,9 @@ const make = Effect.fnUntraced(function* (version: string) {
     data: Metadata.Data | undefined,
     fields: Partial<GatewayStatus.Report> = {}
   ) {
-    const holds = yield* sync.holds
+    const commit = yield* sync.synced
     yield* reporter.report({
-      ...(Option.isSome(holds) ? { syncedCommit: holds.value } : {}),
+      ...(Option.isSome(commit) ? { syncedCommit: commit.value } : {}),
       ...(yield* Ref.get(lastGood)),
       syncStatus,
       agentVersion: version,
@@ -254,7 +254,7 @@ const make = Effect.fnUntraced(function* (version: string) {
     }
     const open = Effect.gen(function* () {
       const down = (yield* gateway.state)._tag === "Down"
-      yield* sync.open(down ? "down" : "up")
+      yield* sync.open
       return down
     })
     let cold = yield* open.pipe(

@@ -5,7 +5,7 @@
  * journals what is to happen; `commit` renames and deletes, and is quick; `finish` makes that durable and the inventory
  * say so. Killed before the journal is there, nothing has happened; killed later, `recover` completes it.
  */
-import { Effect, Option, Random, Stream } from "effect"
+import { Duration, Effect, Fiber, Option, Random, Stream } from "effect"
 import type { GitError } from "../git/GitError.ts"
 import type { Blob } from "../git/Mirror.ts"
 import type { ScanKind } from "../ignition/GatewayClient.ts"
@@ -28,95 +28,123 @@ export interface Staged {
 }
 
 export interface Input {
-  readonly commit: string
+  readonly origin: Inventory.Origin
   readonly changes: Changes.Changes
   readonly readBlobs: (ids: ReadonlyArray<string>) => Stream.Stream<Blob, GitError>
   /** Scans that are owed from before. */
   readonly owed: ReadonlyArray<ScanKind>
 }
 
-/** Refuses, with nothing changed, contents that are only pointers to the files that were meant. */
-export const stage = Effect.fnUntraced(
-  function* ({ changes, commit, owed, readBlobs }: Input) {
-    const volume = yield* Volume
-    const folder = `${staging}/${(yield* Random.nextInt).toString(36)}`
-    const shelves = Math.min(concurrency, changes.writes.length)
-    for (let shelf = 0; shelf < shelves; shelf++) yield* volume.makeFolder(`${folder}/${shelf}`)
-
-    const byId = new Map<string, Array<string>>()
-    for (const { id, path } of changes.writes) {
-      const paths = byId.get(id)
-      if (paths === undefined) byId.set(id, [path])
-      else paths.push(path)
-    }
-    const staged = new Map<string, Journal.Apply["writes"][number]>()
-    const pointers: Array<string> = []
-    let count = 0
-    yield* readBlobs([...byId.keys()]).pipe(
-      Stream.mapEffect(
-        ({ content, id }) =>
-          Effect.gen(function* () {
-            const paths = byId.get(id) ?? []
-            if (isLfsPointer(content)) return void pointers.push(...paths)
-            for (const path of paths) {
-              // Files come into several folders faster than into one.
-              const name = `${folder}/${count % shelves}/${count++}`
-              const { modified } = yield* volume.create(name, content)
-              staged.set(path, { path, staged: name, file: { id, size: content.length, modified } })
-            }
-          }),
-        { concurrency, unordered: true }
-      ),
-      Stream.runDrain
-    )
-    const [first, ...rest] = pointers.map(
-      (path) =>
-        `${path} is a Git LFS pointer, not the file itself; commit the file without LFS, or exclude it (excludePatterns)`
-    )
-    if (first !== undefined) return yield* new Plan.PlanRefused({ problems: [first, ...rest] })
-
-    const journal = Journal.Apply.make({
-      commit,
-      clear: changes.clear,
-      writes: changes.writes.map(({ path }) => staged.get(path)!),
-      deletes: changes.deletes,
-      scans: Plan.scanKinds.filter(
-        (kind) => owed.includes(kind) || Plan.scansFor(Changes.paths(changes)).includes(kind)
-      )
-    })
-    const files = { ...changes.unchanged }
-    for (const { file, path } of journal.writes) files[path] = file
-    yield* Journal.save(journal)
-    return { journal, inventory: { version: 1, commit, files } } satisfies Staged
-  },
-  (effect) => Effect.onError(effect, () => Effect.ignore(discard))
-)
-
-/** What was staged is not to happen after all. */
-export const discard = Effect.gen(function* () {
-  const volume = yield* Volume
-  const journal = yield* Journal.load
-  yield* volume.removeTree(staging)
-  if (Option.isSome(journal) && journal.value._tag === "Apply") yield* Journal.clear
+/**
+ * Refuses, with nothing changed, contents that are only pointers to the files that were meant, and folders that would
+ * refuse the change.
+ */
+export const stage = Effect.fnUntraced(function* (input: Input) {
+  const folder = `${staging}/${(yield* Random.nextInt).toString(36)}`
+  return yield* Effect.onError(stageIn(folder, input), () => Effect.ignore(discard(folder, input.owed)))
 })
 
-/** The change itself. Not cut short by interruption; when it fails, `recover` completes it later. */
-export const commit = ({ journal }: Staged): Effect.Effect<void, VolumeError, Volume> =>
-  Effect.uninterruptible(perform(journal))
+const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, owed, readBlobs }: Input) {
+  const volume = yield* Volume
+  yield* volume.checkFolders(foldersOf(changes))
+  const shelves = Array.from({ length: Math.min(concurrency, changes.writes.length) }, (_, n) => `${folder}/${n}`)
+  for (const shelf of shelves) yield* volume.makeFolder(shelf)
 
-const perform = Effect.fnUntraced(function* (journal: Journal.Apply) {
+  const byId = new Map<string, Array<string>>()
+  for (const { id, path } of changes.writes) {
+    const paths = byId.get(id)
+    if (paths === undefined) byId.set(id, [path])
+    else paths.push(path)
+  }
+  const staged = new Map<string, Journal.Apply["writes"][number]>()
+  const pointers: Array<string> = []
+  let count = 0
+  yield* readBlobs([...byId.keys()]).pipe(
+    Stream.mapEffect(
+      ({ content, id }) =>
+        Effect.gen(function* () {
+          const paths = byId.get(id) ?? []
+          if (isLfsPointer(content)) return void pointers.push(...paths)
+          for (const path of paths) {
+            // Files come into several folders faster than into one.
+            const name = `${shelves[count % shelves.length]}/${count++}`
+            const { modified } = yield* volume.create(name, content)
+            staged.set(path, { path, staged: name, file: { id, size: content.length, modified } })
+          }
+        }),
+      { concurrency, unordered: true }
+    ),
+    Stream.runDrain
+  )
+  const [first, ...rest] = pointers.map(
+    (path) =>
+      `${path} is a Git LFS pointer, not the file itself; commit the file without LFS, or exclude it (excludePatterns)`
+  )
+  if (first !== undefined) return yield* new Plan.PlanRefused({ problems: [first, ...rest] })
+
+  const journal = Journal.Apply.make({
+    origin,
+    staging: folder,
+    clear: changes.clear,
+    writes: changes.writes.map(({ path }) => staged.get(path)!),
+    deletes: changes.deletes,
+    scans: Plan.scanKinds.filter((kind) => owed.includes(kind) || Plan.scansFor(Changes.paths(changes)).includes(kind))
+  })
+  const files = { ...changes.unchanged }
+  for (const { file, path } of journal.writes) files[path] = file
+  // A content that is synced is not yet one that is found again.
+  if (shelves.length > 0) {
+    yield* Effect.forEach([...shelves, folder, staging], volume.syncFolder, { concurrency, discard: true })
+  }
+  yield* Journal.save(journal)
+  return { journal, inventory: { version: 1, origin, files } } satisfies Staged
+})
+
+/** Folders whose entries an apply changes. */
+const foldersOf = ({ clear, deletes, writes }: Changes.Changes): ReadonlyArray<string> => [
+  ...new Set([
+    ...writes.map(({ path }) => parent(path)),
+    ...deletes.map(parent),
+    // Folders that are in the way go with their files.
+    ...clear.flatMap(Changes.ancestors)
+  ])
+]
+
+/** What was staged there is not to happen after all. @param owed scans that are owed without it */
+export const discard = Effect.fnUntraced(function* (folder: string, owed: ReadonlyArray<ScanKind>) {
+  const volume = yield* Volume
+  const journal = yield* Journal.load
+  // First, since a journal without its contents cannot be completed.
+  if (Option.exists(journal, (found) => found._tag === "Apply" && found.staging === folder)) {
+    yield* owed.length === 0 ? Journal.clear : Journal.save(Journal.Scan.make({ scans: owed }))
+  }
+  yield* volume.removeTree(folder)
+  yield* volume.removeFolder(staging)
+})
+
+/** How long a change may go on after SIGTERM. What it has not done by then, the next start does. */
+export const grace = Duration.seconds(15)
+
+/** The change itself. Interruption cuts it short after `grace` only; when it fails, `recover` completes it later. */
+export const commit = ({ journal }: Staged): Effect.Effect<void, VolumeError, Volume> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function* () {
+      const change = yield* Effect.forkChild(restore(perform(journal)))
+      yield* Effect.onInterrupt(restore(Fiber.join(change)), () =>
+        Effect.andThen(Effect.timeoutOption(Fiber.await(change), grace), Fiber.interrupt(change))
+      )
+    })
+  )
+
+const perform = Effect.fnUntraced(function* (journal: Pick<Journal.Apply, "clear" | "writes" | "deletes">) {
   const volume = yield* Volume
   for (const path of journal.clear) yield* removeWithFolders(path)
-  const made = new Set<string>()
+  // All of them first: a disk without room for a folder refuses before a file has changed.
+  for (const folder of new Set(journal.writes.map(({ path }) => parent(path)))) yield* volume.makeFolder(folder)
   const emptied = new Set(journal.clear.flatMap(Changes.ancestors))
   for (const [index, { path, staged }] of journal.writes.entries()) {
     // Others get their turn: probes are answered, also on a slow network volume.
     if (index % turn === turn - 1) yield* Effect.yieldNow
-    const folder = parent(path)
-    if (!made.has(folder)) {
-      yield* volume.makeFolder(folder)
-      made.add(folder)
-    }
     if (emptied.has(path)) yield* volume.removeFolder(path)
     yield* volume.rename(staged, path)
   }
@@ -147,10 +175,10 @@ export const finish = Effect.fnUntraced(function* ({ inventory, journal }: Stage
   yield* volume.removeTree(staging)
 })
 
-/** The scans that an apply owes which began and did not end: `recover` is going to change files. */
-export const interrupted: Effect.Effect<ReadonlyArray<ScanKind>, VolumeError, Volume> = Effect.map(
+/** An apply that began and did not end: `recover` is going to change files. */
+export const interrupted: Effect.Effect<Option.Option<Journal.Apply>, VolumeError, Volume> = Effect.map(
   Journal.load,
-  Option.match({ onNone: () => [], onSome: (journal) => (journal._tag === "Apply" ? journal.scans : []) })
+  Option.filter((journal) => journal._tag === "Apply")
 )
 
 /** What a start found: the scans that are owed, and whether files may be in any state. */
@@ -161,8 +189,8 @@ export interface Recovery {
 }
 
 /**
- * Completes what was under way when the former process ended, if all of it is there, else takes it back. Compare with the
- * disk afterwards.
+ * Completes what was under way when the former process ended, if nothing of it is lost. Where it cannot, or where a file
+ * is not as it was renamed, the inventory names no origin until the disk was compared.
  */
 export const recover: Effect.Effect<Recovery, VolumeError, Volume> = Effect.uninterruptible(
   Effect.gen(function* () {
@@ -174,40 +202,64 @@ export const recover: Effect.Effect<Recovery, VolumeError, Volume> = Effect.unin
       return { owed: Option.isNone(found) ? [] : found.value.scans, interrupted: false }
     }
     const journal = found.value
-    const remaining = yield* whatRemains(journal)
-    const owed = journal.scans
-    if (remaining === undefined) {
+    const { changed, done, lost, staged } = yield* progressOf(journal)
+    const files = { ...Inventory.filesOf(yield* Inventory.load) }
+    const list = (writes: Journal.Apply["writes"]) => {
+      for (const { file, path } of writes) files[path] = file
+    }
+    if (lost.length > 0) {
       yield* Effect.logWarning(
         "an interrupted sync cannot be completed, since part of its new files is not there; the disk is compared anew"
       )
-      yield* Journal.save(Journal.Scan.make({ scans: owed }))
-      yield* volume.removeTree(staging)
-      return { owed, interrupted: true }
+      list(done)
+      yield* finish({ journal, inventory: { version: 1, files } })
+    } else {
+      yield* Effect.logInfo("an interrupted sync is completed").pipe(
+        Effect.annotateLogs({ commit: journal.origin.commit })
+      )
+      // Where names that differ in case are one, the former name of what is in place is the new file.
+      const inPlace = new Set([...done, ...changed].map(({ path }) => Plan.fold(path)))
+      const clear = journal.clear.filter((path) => !inPlace.has(Plan.fold(path)))
+      yield* perform({ clear, writes: staged, deletes: journal.deletes })
+      for (const path of [...journal.clear, ...journal.deletes]) delete files[path]
+      list(journal.writes)
+      const origin = changed.length === 0 ? { origin: journal.origin } : {}
+      yield* finish({ journal, inventory: { version: 1, ...origin, files } })
     }
-    yield* Effect.logInfo("an interrupted sync is completed").pipe(Effect.annotateLogs({ commit: journal.commit }))
-    yield* perform({ ...journal, writes: remaining })
-    const files = { ...Inventory.filesOf(yield* Inventory.load) }
-    for (const path of [...journal.clear, ...journal.deletes]) delete files[path]
-    for (const { file, path } of journal.writes) files[path] = file
-    yield* finish({ journal, inventory: { version: 1, commit: journal.commit, files } })
-    return { owed, interrupted: true }
+    return { owed: journal.scans, interrupted: true }
   })
 )
 
-/** The renames that are still to be done; undefined when a content is neither staged nor in place. */
-const whatRemains = Effect.fnUntraced(function* (journal: Journal.Apply) {
+/** How far an apply came: `staged` files are still to be renamed. */
+type Progress = "staged" | "done" | "changed" | "lost"
+
+/**
+ * Contents are synced before the journal speaks of them, and each is renamed or not. So what is no longer staged was
+ * renamed; when it is not what lies there, somebody changed it since, as a gateway does that signs what it loads.
+ */
+const progressOf = Effect.fnUntraced(function* (journal: Journal.Apply) {
   const volume = yield* Volume
-  const holds = Effect.fnUntraced(function* (path: string, file: Inventory.File) {
+  const look = Effect.fnUntraced(function* (path: string, file: Inventory.File) {
     const [sight] = yield* volume.look([path])
-    if (sight?._tag !== "File" || sight.size !== file.size) return false
-    return blobId(yield* volume.read(path), file.id) === file.id
+    if (sight?._tag !== "File") return "missing"
+    if (sight.size !== file.size) return "other"
+    return blobId(yield* volume.read(path), file.id) === file.id ? "same" : "other"
   })
-  const remaining: Array<Journal.Apply["writes"][number]> = []
-  for (const write of journal.writes) {
-    if (yield* holds(write.staged, write.file)) remaining.push(write)
-    else if (!(yield* holds(write.path, write.file))) return undefined
+  const progress: Record<Progress, Array<Journal.Apply["writes"][number]>> = {
+    staged: [],
+    done: [],
+    changed: [],
+    lost: []
   }
-  return remaining
+  for (const write of journal.writes) {
+    const beside = yield* look(write.staged, write.file)
+    const there = beside === "missing" ? yield* look(write.path, write.file) : beside
+    if (beside === "same") progress.staged.push(write)
+    else if (there === "same") progress.done.push(write)
+    else if (beside === "missing" && there === "other") progress.changed.push(write)
+    else progress.lost.push(write)
+  }
+  return progress
 })
 
 const lfs = Buffer.from("version https://git-lfs.github.com/spec/")

@@ -47,10 +47,15 @@ export const compare = Effect.fnUntraced(function* <E>({ inventory, plan, readBl
   const unchanged: Record<string, Inventory.File> = {}
   for (const path of plan.kept) unchanged[path] = inventory[path]!
 
+  const deleted = new Set(plan.deletes)
+  const folded = new Set(plan.deletes.map(Plan.fold))
+  /** On some disks it is the file of the former name that is found under the new one, and goes with it. */
+  const isRespelled = (path: string) => folded.size > 0 && folded.has(Plan.fold(path))
+
   const suspects: Array<string> = []
   for (const [path, { id }] of plan.files) {
     const listed = inventory[path]
-    if (trust === "inventory" && listed?.id === id) unchanged[path] = listed
+    if (trust === "inventory" && listed?.id === id && !isRespelled(path)) unchanged[path] = listed
     else suspects.push(path)
   }
   const sights = yield* volume.look(suspects)
@@ -58,7 +63,6 @@ export const compare = Effect.fnUntraced(function* <E>({ inventory, plan, readBl
   const writes: Array<Write> = []
   const unsigned: Array<Candidate> = []
   const problems: Array<string> = []
-  const deleted = new Set(plan.deletes)
   const check = Effect.fnUntraced(function* (path: string, sight: Sight) {
     const { id } = plan.files.get(path)!
     switch (sight._tag) {
@@ -75,6 +79,7 @@ export const compare = Effect.fnUntraced(function* <E>({ inventory, plan, readBl
           : writes.push({ path, id, isNew: true }))
       }
       case "File": {
+        if (isRespelled(path)) return void writes.push({ path, id, isNew: true })
         const listed = inventory[path]
         const file = { id, size: sight.size, modified: sight.modified }
         if (listed?.id === id && listed.size === sight.size && listed.modified === sight.modified) {

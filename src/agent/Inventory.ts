@@ -18,10 +18,19 @@ export type File = typeof File.Type
 export const Files = Schema.Record(Schema.String, File)
 export type Files = typeof Files.Type
 
+/** What made the files: one commit, by one profile of one GatewaySync. */
+export const Origin = Schema.Struct({
+  commit: Schema.String,
+  namespace: Schema.String,
+  cr: Schema.String,
+  profile: Schema.String
+})
+export type Origin = typeof Origin.Type
+
 export const Inventory = Schema.Struct({
   version: Schema.Literal(1),
-  /** The commit that the files are of. */
-  commit: Schema.String,
+  /** Absent while the files may be of two commits: an apply could not be completed, and nothing was compared since. */
+  origin: Schema.optionalKey(Origin),
   files: Files
 })
 export type Inventory = typeof Inventory.Type

@@ -11,10 +11,12 @@ const scans = Schema.Array(ScanKind)
 
 /** Files are being changed. All paths are relative to the data directory. */
 export const Apply = Schema.TaggedStruct("Apply", {
-  commit: Schema.String,
+  origin: Inventory.Origin,
+  /** Holds the new contents. */
+  staging: Schema.String,
   /** Deleted first: they are in the way of what is written. */
   clear: Schema.Array(Schema.String),
-  /** In this order. `staged` holds the new content until it is renamed to `path`. */
+  /** In this order. `staged`, below `staging`, holds the new content until it is renamed to `path`. */
   writes: Schema.Array(Schema.Struct({ path: Schema.String, staged: Schema.String, file: Inventory.File })),
   deletes: Schema.Array(Schema.String),
   scans

@@ -2,7 +2,7 @@
  * One pass from a commit to the gateway: fetch → plan → stage → lock → write → scan. Knows what the volume holds and what
  * is still owed; when a pass is made, and what is reported, is the Agent's business.
  */
-import { Context, Effect, Layer, Option, Ref } from "effect"
+import { Context, Duration, Effect, Equal, Layer, Option, Ref } from "effect"
 import type * as Metadata from "../api/Metadata.ts"
 import type * as Profile from "../api/Profile.ts"
 import { GitError } from "../git/GitError.ts"
@@ -25,10 +25,7 @@ export interface Request {
   readonly data: Metadata.Data
   readonly profile: Profile.Effective
   readonly trust: Changes.Trust
-  /**
-   * Whether a gateway may be reading the files: then scans are locked out while they change, and follow. While it is
-   * down everything that a scan would show it is owed instead.
-   */
+  /** While it is down, everything that a scan would show it is owed. */
   readonly gateway: "down" | "up"
 }
 
@@ -53,19 +50,21 @@ export class Sync extends Context.Service<
   Sync,
   {
     /**
-     * Mends what an earlier process left half done, out of sight of a gateway that is up, and reads what the volume holds.
-     * First of all, once.
+     * Mends what an earlier process left half done, out of a gateway's sight, and reads what the volume holds. First of
+     * all, once.
      */
-    readonly open: (gateway: Request["gateway"]) => Effect.Effect<void, VolumeError | VolumeOwned | GatewayError>
+    readonly open: Effect.Effect<void, VolumeError | VolumeOwned | GatewayError>
     /**
-     * The files are as the commit has them when this succeeds, and a gateway that is up has scanned them. Scans that fail
+     * Scans are locked out while files change, wherever a gateway answers. The files are as the commit has them when this succeeds, and a gateway that is up has scanned them. Scans that fail
      * stay owed, over restarts too, and are made by the next pass.
      */
     readonly apply: (request: Request) => Effect.Effect<Applied, SyncError>
     /** What `apply` would change. Writes nothing to the data directory. */
     readonly count: (request: Request) => Effect.Effect<Counts, SyncError>
-    /** The commit whose files the volume holds, all of them. */
+    /** The commit whose files the volume holds, all of them: none while an apply is under way, or after one that was lost. */
     readonly holds: Effect.Effect<Option.Option<string>>
+    /** The same, once no scan is owed: the commit that the gateway works with. */
+    readonly synced: Effect.Effect<Option.Option<string>>
   }
 >()("stoker/agent/Sync") {
   static readonly layer = Layer.effect(
@@ -74,7 +73,15 @@ export class Sync extends Context.Service<
   )
 }
 
-const lockTimes = { acquireTimeout: "10 seconds", holdTimeout: "60 seconds" } as const
+/** A slow network volume renames a few hundred files a second. */
+const lockTimes = ({ clear, deletes, writes }: Journal.Apply) =>
+  ({
+    acquireTimeout: "10 seconds",
+    holdTimeout: Duration.sum(
+      Duration.minutes(1),
+      Duration.millis(10 * (clear.length + deletes.length + writes.length))
+    )
+  }) as const
 
 const make = Effect.gen(function* () {
   const settings = yield* Settings
@@ -84,8 +91,22 @@ const make = Effect.gen(function* () {
   const gateway = yield* GatewayClient
   const inventory = yield* Ref.make(Option.none<Inventory.Inventory>())
   const owedScans = yield* Ref.make<ReadonlySet<ScanKind>>(new Set())
-  /** An apply began and did not end: the journal knows more than the inventory. */
-  const torn = yield* Ref.make(false)
+  /** The claim under which `inventory` was read; none while an apply is under way, which only the journal knows. */
+  const opened = yield* Ref.make(Option.none<number>())
+
+  const origin = (commit: string): Inventory.Origin => ({
+    commit,
+    namespace: settings.crNamespace,
+    cr: settings.crName,
+    profile: settings.profile
+  })
+  /** The commit that all files are of, if it was this GatewaySync that brought them. */
+  const commitOf = (held: Option.Option<Inventory.Inventory>) =>
+    held.pipe(
+      Option.flatMapNullishOr((inventory) => inventory.origin),
+      Option.filter((found) => Equal.equals(found, origin(found.commit))),
+      Option.map(({ commit }) => commit)
+    )
 
   const owe = (kinds: ReadonlyArray<ScanKind>) => Ref.update(owedScans, (owed) => new Set([...owed, ...kinds]))
   const owed = Effect.map(Ref.get(owedScans), (kinds) => Plan.scanKinds.filter((kind) => kinds.has(kind)))
@@ -131,7 +152,7 @@ const make = Effect.gen(function* () {
       const changes = yield* Changes.compare({
         plan,
         inventory: files,
-        trust: Option.isNone(held) ? "disk" : trust,
+        trust: Option.isSome(commitOf(held)) ? trust : "disk",
         readBlobs: mirror.readBlobs
       })
       const unmanaged = yield* Effect.transposeOption(
@@ -154,13 +175,13 @@ const make = Effect.gen(function* () {
     deleted: changes.clear.length + changes.deletes.length
   })
 
-  /** Locks out scans of these kinds while a gateway is there to make them. */
-  const lock = Effect.fnUntraced(function* (kinds: ReadonlyArray<ScanKind>) {
+  /** Locks out the scans that would see the change, while a gateway is there to make them. */
+  const lock = Effect.fnUntraced(function* (journal: Journal.Apply) {
     const held: Array<ScanKind> = []
     yield* Effect.forEach(
-      kinds,
+      journal.scans,
       (kind) =>
-        Effect.tap(gateway.acquireScanLock(kind, lockTimes), ({ _tag }) =>
+        Effect.tap(gateway.acquireScanLock(kind, lockTimes(journal)), ({ _tag }) =>
           Effect.sync(() => _tag === "Held" && held.push(kind))
         ),
       { discard: true }
@@ -176,44 +197,47 @@ const make = Effect.gen(function* () {
     )
   })
 
-  const open = Effect.fnUntraced(
-    function* (up: Request["gateway"]) {
-      yield* owner.claim
-      if (up === "up") yield* lock(yield* Apply.interrupted)
-      const recovery = yield* Apply.recover
-      yield* owe(recovery.owed)
-      yield* Ref.set(inventory, yield* Inventory.load)
-      yield* Ref.set(torn, false)
-      // What the Go agent leaves behind when it is killed.
-      yield* volume.removeTree(Plan.formerStaging)
-    },
-    Effect.provideService(Volume, volume)
-  )
+  const open = Effect.gen(function* () {
+    const claim = yield* owner.claim
+    const interrupted = yield* Apply.interrupted
+    if (Option.isSome(interrupted)) {
+      yield* lock(interrupted.value)
+      yield* owner.confirm(claim)
+    }
+    const recovery = yield* Apply.recover
+    yield* owe(recovery.owed)
+    yield* Ref.set(inventory, yield* Inventory.load)
+    yield* Ref.set(opened, Option.some(claim))
+    // What the Go agent leaves behind when it is killed.
+    yield* volume.removeTree(Plan.formerStaging)
+  }).pipe(Effect.provideService(Volume, volume))
 
   /** Puts the changes in place; what is left is to make them last, which a scan need not wait for. */
   const write = Effect.fnUntraced(function* (
-    { data, gateway: up }: Request,
+    claim: number,
+    { data }: Request,
     { changes, mirror }: Effect.Success<ReturnType<typeof prepare>>
   ) {
+    const owedBefore = yield* owed
+    // The fetch took its time, and so will the lock: if we stood still, the volume may be another's by now.
+    yield* owner.confirm(claim)
     const staged = yield* Apply.stage({
-      commit: data.commit,
+      origin: origin(data.commit),
       changes,
       readBlobs: mirror.readBlobs,
-      owed: yield* owed
+      owed: owedBefore
     })
-    if (up === "up") yield* Effect.onError(lock(staged.journal.scans), () => Effect.ignore(Apply.discard))
-    yield* Effect.uninterruptible(
-      Effect.gen(function* () {
-        yield* Ref.set(torn, true)
-        yield* owe(staged.journal.scans)
-        yield* Apply.commit(staged)
-      })
-    )
+    const { scans, staging } = staged.journal
+    yield* Effect.onError(lock(staged.journal), () => Effect.ignore(Apply.discard(staging, owedBefore)))
+    yield* owner.confirm(claim)
+    yield* Ref.set(opened, Option.none())
+    yield* owe(scans)
+    yield* Apply.commit(staged)
     return Effect.uninterruptible(
       Effect.gen(function* () {
         yield* Apply.finish(staged)
         yield* Ref.set(inventory, Option.some(staged.inventory))
-        yield* Ref.set(torn, false)
+        yield* Ref.set(opened, Option.some(claim))
       })
     )
   }, Effect.withSpan("write"))
@@ -223,8 +247,9 @@ const make = Effect.gen(function* () {
     { data }: Request,
     { changes, held }: Effect.Success<ReturnType<typeof prepare>>
   ) {
-    const next: Inventory.Inventory = { version: 1, commit: data.commit, files: changes.unchanged }
-    if (Option.isNone(held) || !sameFiles(held.value.files, next.files)) yield* Inventory.save(next)
+    const next: Inventory.Inventory = { version: 1, origin: origin(data.commit), files: changes.unchanged }
+    const isSame = Option.isSome(commitOf(held)) && sameFiles(Inventory.filesOf(held), next.files)
+    if (!isSame) yield* Inventory.save(next)
     yield* Ref.set(inventory, Option.some(next))
   })
 
@@ -240,12 +265,12 @@ const make = Effect.gen(function* () {
 
   const apply = Effect.fnUntraced(
     function* (request: Request) {
-      yield* owner.claim
-      const mend = yield* Ref.get(torn)
-      if (mend) yield* open(request.gateway)
-      const prepared = yield* prepare(mend ? { ...request, trust: "disk" } : request)
+      const claim = yield* owner.claim
+      const isOpen = Option.contains(yield* Ref.get(opened), claim)
+      if (!isOpen) yield* open
+      const prepared = yield* prepare(isOpen ? request : { ...request, trust: "disk" })
       const { changes, mirror, plan, unmanaged } = prepared
-      const last = Changes.isEmpty(changes) ? adopt(request, prepared) : yield* write(request, prepared)
+      const last = Changes.isEmpty(changes) ? adopt(request, prepared) : yield* write(claim, request, prepared)
       if (request.gateway === "down") yield* owe(Plan.scansFor(plan.files.keys()))
       const [, scanned] = yield* Effect.all([last, request.gateway === "up" ? scan : Effect.succeed([])], {
         concurrency: 2
@@ -266,15 +291,13 @@ const make = Effect.gen(function* () {
     Effect.provideService(Volume, volume)
   )
 
-  return Sync.of({
-    open,
-    apply,
-    count,
-    holds: Effect.map(
-      Ref.get(inventory),
-      Option.map(({ commit }) => commit)
-    )
-  })
+  const holds = Effect.flatMap(
+    Ref.get(opened),
+    Option.match({ onNone: () => Effect.succeedNone, onSome: () => Effect.map(Ref.get(inventory), commitOf) })
+  )
+  const synced = Effect.flatMap(owed, (kinds) => (kinds.length === 0 ? holds : Effect.succeedNone))
+
+  return Sync.of({ open, apply, count, holds, synced })
 })
 
 const projectsOf = (paths: Iterable<string>): ReadonlyArray<string> => {

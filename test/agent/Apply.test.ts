@@ -1,9 +1,11 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, layer } from "@effect/vitest"
-import { Effect, FileSystem, Option, Result, Schema } from "effect"
+import { Effect, Fiber, FileSystem, Option, Result, Schema } from "effect"
+import { TestClock } from "effect/testing"
 import * as Apply from "../../src/agent/Apply.ts"
 import * as Inventory from "../../src/agent/Inventory.ts"
 import * as Journal from "../../src/agent/Journal.ts"
+import * as Plan from "../../src/agent/Plan.ts"
 import { Volume } from "../../src/agent/Volume.ts"
 import * as Site from "./Site.ts"
 
@@ -22,12 +24,9 @@ const folder = Effect.gen(function* () {
   return yield* fs.makeTempDirectoryScoped({ prefix: "stoker-apply-test-" })
 })
 
-const inventoryOf = (root: string) =>
-  Inventory.load.pipe(
-    Effect.map(Inventory.filesOf),
-    Effect.map((files) => Object.keys(files).sort()),
-    Effect.provide(Volume.layer(root))
-  )
+const heldBy = (root: string) => Effect.provide(Inventory.load, Volume.layer(root))
+const inventoryOf = (root: string) => Effect.map(heldBy(root), (held) => Object.keys(Inventory.filesOf(held)).sort())
+const originOf = (root: string) => Effect.map(heldBy(root), (held) => Option.getOrUndefined(held)?.origin?.commit)
 
 const start = (root: string, wanted: Site.Commit) => Effect.provide(Site.start(wanted), Volume.layer(root))
 
@@ -193,6 +192,39 @@ layer(NodeServices.layer)("Apply", (it) => {
       )
     )
 
+    const respelled: typeof cases = [
+      ...cases,
+      [
+        "a folder changes its letter case, one of its files its content",
+        { "config/V/a": "1", "config/V/b": "1" },
+        { "config/v/a": "1", "config/v/b": "2" }
+      ]
+    ]
+    it.effect("also where case and composition make no difference, whichever step is the last before a kill", () =>
+      Effect.forEach(
+        respelled,
+        ([name, before, after]) =>
+          Effect.gen(function* () {
+            const folded = (tree: Site.Tree) =>
+              Object.fromEntries(Object.entries(tree).map(([path, text]) => [Plan.fold(path), text]))
+            for (let at = 1, killed = true; killed; at++) {
+              const root = yield* folder
+              const disk = Site.folding(root)
+              yield* Effect.provide(Site.start(commit("one", before)), disk)
+              const { layer, steps } = Site.faulty(root, { at, how: "kill" }, disk)
+              yield* Effect.exit(Effect.provide(Site.start(commit("two", after)), layer))
+              killed = steps() >= at
+              yield* Effect.provide(Apply.recover, disk)
+              assert.deepInclude([folded(before), folded(after)], yield* Site.read(root), `${name}, step ${at}`)
+              yield* Effect.provide(Site.start(commit("two", after)), disk)
+              assert.deepStrictEqual(yield* Site.read(root), folded(after), `${name}, step ${at}`)
+              assert.deepStrictEqual(yield* inventoryOf(root), Object.keys(after).sort(), `${name}, step ${at}`)
+            }
+          }),
+        { discard: true }
+      )
+    )
+
     it.effect("a top folder becomes a file", () =>
       Effect.gen(function* () {
         const root = yield* folder
@@ -287,7 +319,138 @@ layer(NodeServices.layer)("Apply", (it) => {
     )
   })
 
+  describe("is refused", () => {
+    const one = commit("one", { "config/a": "1", "config/x/b": "1" })
+    const two = commit("two", { "config/a": "2", "config/x/b": "2", "config/y/c": "1" })
+
+    it.effect("by a folder, before anything has changed", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* start(root, one)
+        const disk = Site.disk(root, (real) => ({
+          checkFolders: (paths) =>
+            paths.includes("config/x") ? Site.refusal("config/x", "EACCES") : real.checkFolders(paths)
+        }))
+        const gone = commit("three", { "config/a": "2" })
+        for (const wanted of [two, gone]) {
+          const error = yield* Effect.flip(Effect.provide(Site.start(wanted), disk))
+          assert.match(error.message, /cannot write into config\/x .*\(EACCES\)/)
+          assert.deepStrictEqual(yield* Site.read(root), one.tree)
+          assert.deepStrictEqual(yield* (yield* FileSystem.FileSystem).readDirectory(`${root}/.stoker`), [
+            "applied.json",
+            "journal.json"
+          ])
+        }
+      })
+    )
+
+    it.effect("for want of room for a folder, before a file has changed", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* start(root, one)
+        const disk = Site.disk(root, (real) => ({
+          makeFolder: (path) => (path === "config/y" ? Site.refusal(path, "ENOSPC") : real.makeFolder(path))
+        }))
+        yield* Effect.flip(Effect.provide(Site.start(two), disk))
+        assert.deepStrictEqual(yield* Site.read(root), one.tree)
+        yield* start(root, two)
+        assert.deepStrictEqual(yield* Site.read(root), two.tree)
+      })
+    )
+  })
+
+  describe("ends", () => {
+    it.effect("before it is interrupted, but not later than 15 s after", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const wanted = commit("one", { "config/a": "1", "config/b": "2" })
+        const stands = Site.disk(root, (real) => ({
+          rename: (from, to) => (to === "config/b" ? Effect.never : real.rename(from, to))
+        }))
+        const applying = yield* Effect.forkChild(Effect.provide(Site.start(wanted), stands))
+        const fs = yield* FileSystem.FileSystem
+        while (!(yield* fs.exists(`${root}/config/a`))) yield* Effect.yieldNow
+        const interrupting = yield* Effect.forkChild(Fiber.interrupt(applying))
+        yield* TestClock.adjust("14 seconds")
+        assert.isUndefined(interrupting.pollUnsafe())
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(interrupting)
+        assert.deepStrictEqual(yield* Site.read(root), { "config/a": "1" })
+        yield* Effect.provide(Apply.recover, Volume.layer(root))
+        assert.deepStrictEqual(yield* Site.read(root), wanted.tree)
+      })
+    )
+  })
+
   describe("recovers", () => {
+    const before = { "config/a": "1", "config/b": "1", "config/gone": "1" }
+    const after = { "config/a": "2", "config/b": "2", "config/new/resource.json": "{}", "config/z/resource.json": "{}" }
+    /** Killed in the middle of an apply: after so many of its renames. */
+    const halfway = Effect.fnUntraced(function* (renames: number) {
+      const root = yield* folder
+      yield* start(root, commit("one", before))
+      let left = renames
+      const disk = Site.disk(root, (real) => ({
+        rename: (from, to) => (left-- > 0 ? real.rename(from, to) : Effect.die("killed"))
+      }))
+      yield* Effect.exit(Effect.provide(Site.start(commit("two", after)), disk))
+      return root
+    })
+
+    it.effect("and claims no commit when part of the contents is lost, until the disk was compared", () =>
+      Effect.gen(function* () {
+        const root = yield* halfway(1)
+        const fs = yield* FileSystem.FileSystem
+        yield* fs.remove(`${root}/config/b`)
+        yield* fs.remove(`${root}/.stoker/staging`, { recursive: true })
+        for (let starts = 0; starts < 2; starts++) {
+          yield* Effect.provide(Apply.recover, Volume.layer(root))
+          assert.deepStrictEqual(yield* Site.read(root), {
+            "config/a": "2",
+            "config/gone": "1",
+            "config/new/": "",
+            "config/z/": ""
+          })
+          assert.isUndefined(yield* originOf(root))
+          assert.includeMembers([...(yield* inventoryOf(root))], ["config/a", "config/gone"])
+        }
+        yield* start(root, commit("two", after))
+        assert.deepStrictEqual(yield* Site.read(root), after)
+        assert.strictEqual(yield* originOf(root), "two")
+      })
+    )
+
+    it.effect(
+      "completes it though the gateway has signed a resource meanwhile, and leaves the claim to a compare",
+      () =>
+        Effect.gen(function* () {
+          const root = yield* halfway(3)
+          yield* Site.plant(root, { "config/new/resource.json": '{"attributes":{"lastModificationSignature":"f"}}' })
+          yield* Effect.provide(Apply.recover, Volume.layer(root))
+          assert.isUndefined(yield* originOf(root))
+          assert.deepStrictEqual(yield* inventoryOf(root), Object.keys(after).sort())
+          assert.hasAllKeys(yield* Site.read(root), Object.keys(after))
+          // A commit that has not got what was new.
+          yield* start(root, commit("three", before))
+          assert.deepStrictEqual(yield* Site.read(root), before)
+          assert.strictEqual(yield* originOf(root), "three")
+        })
+    )
+
+    it.effect("owes what was owed before an apply that was called off", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* Effect.gen(function* () {
+          yield* Apply.recover
+          const { staged } = yield* Site.stage(commit("one", { "config/a": "1" }), { owed: ["projects"] })
+          assert.deepStrictEqual(staged?.journal.scans, ["projects", "config"])
+          yield* Apply.discard(staged!.journal.staging, ["projects"])
+          assert.deepStrictEqual(yield* Apply.recover, { owed: ["projects"], interrupted: false })
+        }).pipe(Effect.provide(Volume.layer(root)))
+        assert.deepStrictEqual(yield* Site.read(root), {})
+      })
+    )
+
     it.effect("owes the scans of an interrupted apply", () =>
       Effect.gen(function* () {
         const root = yield* folder

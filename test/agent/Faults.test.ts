@@ -27,6 +27,8 @@ const makeDisk = Effect.gen(function* () {
   const refusals = yield* SubscriptionRef.make(0)
   /** Runs before each rename. */
   const beforeRename = yield* Ref.make<Effect.Effect<void>>(Effect.void)
+  /** Runs, once, when the journal of an apply is there; then the lock is asked for. */
+  const onJournal = yield* Ref.make<Effect.Effect<void>>(Effect.void)
   const disk = (real: Layer.Layer<Volume>) =>
     Layer.effect(
       Volume,
@@ -41,6 +43,10 @@ const makeDisk = Effect.gen(function* () {
         return Volume.of({
           ...volume,
           create: (path, content) => guarded("create", path, volume.create(path, content)),
+          replace: (path, content) =>
+            Effect.tap(volume.replace(path, content), () =>
+              path === ".stoker/journal.json" ? Effect.flatten(Ref.getAndSet(onJournal, Effect.void)) : Effect.void
+            ),
           rename: (from, to) =>
             Effect.andThen(Effect.flatten(Ref.get(beforeRename)), guarded("rename", to, volume.rename(from, to)))
         })
@@ -49,6 +55,7 @@ const makeDisk = Effect.gen(function* () {
   return {
     disk,
     beforeRename,
+    onJournal,
     refuse: (operation: "create" | "rename", code: string) => Ref.set(refuses, { operation, code }),
     heal: Ref.set(refuses, undefined),
     awaitRefusal: SubscriptionRef.changes(refusals).pipe(
@@ -194,6 +201,74 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
 
   describe("of the process", () => {
     test(
+      "killed in an apply of which part is lost then: claims no commit, and lets no gateway start, while git is away",
+      Effect.gen(function* () {
+        const { awaitRefusal, beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, dataDir, gateway, probe, repository, want } = yield* makePlant({ disk })
+        const fs = yield* FileSystem.FileSystem
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        const second = yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(agent)
+            yield* api.awaitReport(synced(first))
+            const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+            yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
+            yield* want(second)
+            yield* awaitRefusal
+            return second
+          })
+        )
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        yield* fs.remove(`${dataDir}/.stoker/staging`, { recursive: true })
+        yield* fs.remove(`${dataDir}/${viewFile}`)
+        for (const syncPeriod of [6, 7]) {
+          const revision = yield* want("1".repeat(40), { syncPeriod }, { gitURL: "http://127.0.0.1:1/none.git" })
+          yield* Effect.scoped(
+            Effect.gen(function* () {
+              const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+              const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+              assert.match(report.errorMessage ?? "", /refuses the connection/)
+              assert.isUndefined(report.syncedCommit)
+              assert.isNotEmpty(yield* failing("startup"))
+            })
+          )
+        }
+        yield* Ref.set(beforeRename, Effect.void)
+        yield* heal
+        yield* want(second)
+        const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+        yield* probe(failing("startup"))
+      })
+    )
+
+    test(
+      "it stands still while it waits for the lock, and another agent takes the volume: it writes nothing",
+      Effect.gen(function* () {
+        const { disk, onJournal } = yield* makeDisk
+        const { agent, api, gateway, read, repository, want, write } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        const at = yield* Clock.currentTimeMillis
+        const other = (at: number) => write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
+        yield* Ref.set(onJournal, Effect.orDie(other(at)))
+        const second = yield* repository.commit({ files: view("two") })
+        yield* want(second)
+        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+        assert.match(report.errorMessage ?? "", /in use by the agent of pod plant\/other-0/)
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+        yield* other(at - 31_000)
+        yield* api.awaitReport(synced(second))
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+      })
+    )
+
+    test(
       "SIGTERM in the middle of an apply: not ready at once, the apply ends first, and the scan is made by the next process",
       Effect.gen(function* () {
         const { beforeRename, disk } = yield* makeDisk
@@ -336,6 +411,85 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
   })
 
   describe("of the gateway", () => {
+    test(
+      "it starts while its files are written: not without the scan lock, though it was down before",
+      Effect.gen(function* () {
+        const { disk, onJournal } = yield* makeDisk
+        const { agent, api, gateway, repository, want } = yield* makePlant({ disk, boots: false })
+        yield* Ref.set(
+          onJournal,
+          Effect.orDie(Effect.andThen(gateway.setPhase("running"), gateway.awaitPhase("running")))
+        )
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+      })
+    )
+
+    test(
+      "it does not scan, nor lock for the next commit: after a restart the scan is still owed",
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const fails = (route: string) =>
+          gateway.faults.inject({
+            route: `POST /data/api/v1/${route}`,
+            failure: Failure.cases.Status.make({ status: 500 })
+          })
+        yield* fails("scan/projects")
+        const first = yield* repository.commit({ files: { ...view("one") } })
+        yield* want(first)
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(agent)
+            yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+            yield* fails("scan-lock/*")
+            yield* want(yield* repository.commit({ files: config("two") }))
+            yield* api.awaitReport(({ errorMessage }) => /scan-lock/.test(errorMessage ?? ""))
+          })
+        )
+        yield* gateway.faults.clear
+        assert.isEmpty(yield* gateway.scans)
+        yield* want(first)
+        yield* Layer.build(Layer.fresh(agent))
+        yield* api.awaitReport(synced(first))
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects"])
+      })
+    )
+
+    test(
+      "its scan fails, also after a restart: the commit that it never read is not reported as synced",
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        const second = yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(agent)
+            yield* api.awaitReport(synced(first))
+            yield* gateway.faults.inject({
+              route: "POST /data/api/v1/scan/projects",
+              failure: Failure.cases.Status.make({ status: 500 })
+            })
+            const second = yield* repository.commit({ files: view("two") })
+            yield* want(second)
+            assert.strictEqual((yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")).syncedCommit, first)
+            return second
+          })
+        )
+        const revision = yield* want(second, { syncPeriod: 6 })
+        yield* Layer.build(Layer.fresh(agent))
+        const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+        assert.strictEqual(report.syncStatus, "Error")
+        assert.isUndefined(report.syncedCommit)
+        yield* gateway.faults.clear
+        yield* api.awaitReport(synced(second))
+      })
+    )
+
     test(
       "it forces HTTPS: the redirect is not followed, and the report says what to set",
       Effect.gen(function* () {

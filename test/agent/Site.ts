@@ -9,6 +9,7 @@ import * as Inventory from "../../src/agent/Inventory.ts"
 import * as Plan from "../../src/agent/Plan.ts"
 import type { Variables } from "../../src/agent/Template.ts"
 import { blobId, Volume, VolumeError } from "../../src/agent/Volume.ts"
+import type { ScanKind } from "../../src/ignition/GatewayClient.ts"
 import { GitError } from "../../src/git/GitError.ts"
 import type { Mapping } from "../../src/api/Profile.ts"
 
@@ -32,6 +33,13 @@ const noVariables: Variables = {
   Labels: {},
   Vars: {}
 }
+
+const originOf = ({ id }: Commit): Inventory.Origin => ({
+  commit: id,
+  namespace: "plant",
+  cr: "site",
+  profile: "default"
+})
 
 const bytes = (text: string) => Buffer.from(text)
 const idOf = (text: string) => blobId(bytes(text), "")
@@ -72,8 +80,11 @@ export const plan = (
       })
   )
 
-/** One whole pass, as the agent makes it, but for the gateway. */
-export const sync = Effect.fnUntraced(function* (commit: Commit, trust: Changes.Trust = "disk") {
+/** A pass as far as the journal. */
+export const stage = Effect.fnUntraced(function* (
+  commit: Commit,
+  { owed = [], trust = "disk" }: { readonly owed?: ReadonlyArray<ScanKind>; readonly trust?: Changes.Trust } = {}
+) {
   const held = yield* Inventory.load
   const inventory = Inventory.filesOf(held)
   const changes = yield* Changes.compare({
@@ -82,13 +93,21 @@ export const sync = Effect.fnUntraced(function* (commit: Commit, trust: Changes.
     trust: Option.isNone(held) ? "disk" : trust,
     readBlobs: readBlobs(commit.tree)
   })
+  const origin = originOf(commit)
   if (Changes.isEmpty(changes)) {
-    yield* Inventory.save({ version: 1, commit: commit.id, files: changes.unchanged })
-    return changes
+    yield* Inventory.save({ version: 1, origin, files: changes.unchanged })
+    return { changes }
   }
-  const staged = yield* Apply.stage({ commit: commit.id, changes, readBlobs: readBlobs(commit.tree), owed: [] })
-  yield* Apply.commit(staged)
-  yield* Apply.finish(staged)
+  return { changes, staged: yield* Apply.stage({ origin, changes, readBlobs: readBlobs(commit.tree), owed }) }
+})
+
+/** One whole pass, as the agent makes it, but for the gateway. */
+export const sync = Effect.fnUntraced(function* (commit: Commit, trust: Changes.Trust = "disk") {
+  const { changes, staged } = yield* stage(commit, { trust })
+  if (staged !== undefined) {
+    yield* Apply.commit(staged)
+    yield* Apply.finish(staged)
+  }
   return changes
 })
 
@@ -126,10 +145,39 @@ export const plant = Effect.fnUntraced(function* (root: string, files: Tree) {
   }
 })
 
+type Disk = (typeof Volume)["Service"]
+
+/** The disk, but for some of what it does. */
+export const disk = (root: string, other: (real: Disk) => Partial<Disk>): Layer.Layer<Volume> =>
+  Layer.effect(
+    Volume,
+    Effect.map(Volume, (real) => Volume.of({ ...real, ...other(real) }))
+  ).pipe(Layer.provide(Volume.layer(root)))
+
+export const refusal = (path: string, code: string) =>
+  Effect.fail(new VolumeError({ operation: "write into", path, code }))
+
+/** A disk to which names are one that differ only in letter case or composition. */
+export const folding = (root: string): Layer.Layer<Volume> =>
+  disk(root, (real) => ({
+    look: (paths) => real.look(paths.map(Plan.fold)),
+    read: (path) => real.read(Plan.fold(path)),
+    list: (path) => real.list(Plan.fold(path)),
+    checkFolders: (paths) => real.checkFolders(paths.map(Plan.fold)),
+    create: (path, content) => real.create(Plan.fold(path), content),
+    rename: (from, to) => real.rename(Plan.fold(from), Plan.fold(to)),
+    remove: (path) => real.remove(Plan.fold(path)),
+    makeFolder: (path) => real.makeFolder(Plan.fold(path)),
+    removeFolder: (path) => real.removeFolder(Plan.fold(path)),
+    removeTree: (path) => real.removeTree(Plan.fold(path)),
+    syncFolder: (path) => real.syncFolder(Plan.fold(path))
+  }))
+
 /** Counts the changes that are made to the disk, and does something else than the one of this number. */
 export const faulty = (
   root: string,
-  options: { readonly at: number; readonly how: "kill" | "tear" | "full" }
+  options: { readonly at: number; readonly how: "kill" | "tear" | "full" },
+  real: Layer.Layer<Volume> = Volume.layer(root)
 ): { readonly layer: Layer.Layer<Volume>; readonly steps: () => number } => {
   let steps = 0
   const layer = Layer.effect(
@@ -167,6 +215,6 @@ export const faulty = (
         removeTree: step(disk.removeTree)
       })
     })
-  ).pipe(Layer.provide(Volume.layer(root)))
+  ).pipe(Layer.provide(real))
   return { layer, steps: () => steps }
 }
