@@ -254,13 +254,13 @@ const belongings = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync) {
   }
 })
 
-/** Somebody wrote meanwhile (a failed `test` of a JSON Patch), or it is gone: the change that comes brings us back. */
+/** Somebody wrote meanwhile, or it is gone: the change that comes brings us back. */
 const lookAgainOnConflict = <A, R>(patch: Effect.Effect<A, ApiError, R>) =>
   patch.pipe(
     Effect.asVoid,
     Effect.catchReason("ApiError", "NotFound", () => Effect.void),
     Effect.catchReason("ApiError", "Invalid", (reason, error) =>
-      reason.status === 422 ? Effect.void : Effect.fail(error)
+      reason.isFailedTest ? Effect.void : Effect.fail(error)
     )
   )
 

@@ -1,7 +1,7 @@
 /**
  * What the API server (or the way to it) answered other than success, by what can be done about it.
  */
-import { Schema } from "effect"
+import { Effect, Schema } from "effect"
 
 /** No answer: refused, reset, cut off, no such host. Retry with back-off. */
 export class Unreachable extends Schema.TaggedError<Unreachable>()("Unreachable", { message: Schema.String }) {}
@@ -15,11 +15,21 @@ export class NotFound extends Schema.TaggedError<NotFound>()("NotFound", { messa
 /** 409 `Conflict`: another writer was first, or another manager owns the field. Look again. */
 export class Conflict extends Schema.TaggedError<Conflict>()("Conflict", { message: Schema.String }) {}
 export class AlreadyExists extends Schema.TaggedError<AlreadyExists>()("AlreadyExists", { message: Schema.String }) {}
-/** 400, 413, 415, 422: the request itself is at fault, or a JSON Patch `test` failed. Do not retry unchanged. */
+/**
+ * 400, 413, 415, 422: the request itself is at fault, or a JSON Patch `test` failed (see {@link Invalid.isFailedTest}). Do
+ * not retry unchanged.
+ */
 export class Invalid extends Schema.TaggedError<Invalid>()("Invalid", {
   status: Schema.Int,
-  message: Schema.String
-}) {}
+  message: Schema.String,
+  /** What validation refuses, by field. */
+  fields: Schema.Array(Schema.String).pipe(Schema.withConstructorDefault(Effect.succeed([])))
+}) {
+  /** Of a JSON Patch: it does not fit what is there. Somebody wrote meanwhile, look again. */
+  get isFailedTest(): boolean {
+    return this.status === 422 && this.fields.length === 0
+  }
+}
 /** 410 or `Expired`: the resourceVersion or the `continue` token is too old. List again. */
 export class Expired extends Schema.TaggedError<Expired>()("Expired", { message: Schema.String }) {}
 /** 504 with cause `ResourceVersionTooLarge`: a resourceVersion from the future (etcd was restored). List afresh. */
@@ -99,7 +109,7 @@ const Status = Schema.Struct({
       retryAfterSeconds: Schema.optionalKey(Schema.Finite),
       causes: Schema.optionalKey(
         Schema.Array(
-          Schema.Struct({ reason: Schema.optionalKey(Schema.String), message: Schema.optionalKey(Schema.String) })
+          Schema.Struct({ reason: Schema.optionalKey(Schema.String), field: Schema.optionalKey(Schema.String) })
         )
       )
     })
@@ -148,5 +158,10 @@ export const reasonOf = (
       message: `${message}. The installed CRD is older than this Stoker: apply the chart's crds/ (Helm does not upgrade them)`
     })
   }
-  return status >= 500 ? new ServerError({ status, message }) : new Invalid({ status, message })
+  if (status >= 500) return new ServerError({ status, message })
+  return new Invalid({
+    status,
+    message,
+    fields: [...new Set(causes.map(({ field, reason }) => field ?? reason ?? "?"))]
+  })
 }

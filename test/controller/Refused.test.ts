@@ -10,7 +10,7 @@ import * as Names from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import { Memory } from "../../src/controller/Memory.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
-import { ApiError, Forbidden, ServerError } from "../../src/kubernetes/ApiError.ts"
+import { ApiError, Forbidden, Invalid, ServerError } from "../../src/kubernetes/ApiError.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
@@ -69,6 +69,8 @@ const refusing = Layer.effectContext(
           client
             .apply(resource, ref, body, options)
             .pipe(judged("apply", resource, ref, part(options.subresource), body)),
+        jsonPatch: (resource, ref, operations, options) =>
+          client.jsonPatch(resource, ref, operations, options).pipe(judged("patch", resource, ref, "", operations)),
         delete: (resource, ref, options) =>
           client.delete(resource, ref, options).pipe(judged("delete", resource, ref, "", {}))
       })
@@ -303,6 +305,30 @@ layer(all, { excludeTestServices: true, timeout: "2 minutes" })("what the API se
       assert.notMatch(told[0]!, /×/)
       yield* refuse(none)
     })
+  )
+
+  it.effect(
+    "tries again to add its finalizer when validation refuses the object, instead of waiting for a change",
+    () =>
+      Effect.gen(function* () {
+        const { refuse } = yield* Refusals
+        const plant = yield* Cluster.plant("invalid")
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        const tries = yield* Ref.make(0)
+        const invalid = new Invalid({ status: 422, message: "is invalid", fields: ["spec.git.repo"] })
+        yield* refuse(({ line }) =>
+          line === "patch gatewaysyncs invalid/site"
+            ? Effect.as(
+                Ref.update(tries, (count) => count + 1),
+                invalid
+              )
+            : Effect.succeed(undefined)
+        )
+        yield* plant.create("site", {})
+        yield* Cluster.until(Ref.get(tries), (count) => count >= 2)
+        yield* refuse(none)
+        yield* Cluster.until(plant.get("site"), (cr) => cr.status.lastSyncCommit === first)
+      })
   )
 
   it.effect("lets a GatewaySync be deleted where Stoker may not touch roles", () =>
