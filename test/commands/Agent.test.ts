@@ -1,7 +1,7 @@
 /** The agent as a process: how it ends. */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { assert, layer } from "@effect/vitest"
-import { Effect, FileSystem, Layer } from "effect"
+import { Effect, FileSystem, Layer, Schema } from "effect"
 import { fileURLToPath } from "node:url"
 import * as Metadata from "../../src/api/Metadata.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
@@ -15,49 +15,64 @@ const count = 3000
 const files = Object.fromEntries(
   Array.from({ length: count }, (_, n) => [`site/${views}/v${n}/view.json`, JSON.stringify({ n })])
 )
+const decodeMark = Schema.decodeUnknownEffect(
+  Schema.fromJsonString(Schema.Struct({ pod: Schema.String, uid: Schema.String }))
+)
+
+/** A gateway and its volume. There is no API server: what the volume keeps says what is wanted. */
+const makePlant = Effect.fnUntraced(function* (name: string) {
+  const fs = yield* FileSystem.FileSystem
+  const folder = yield* fs.makeTempDirectoryScoped({ prefix: "stoker-agent-process-" })
+  const dataDir = `${folder}/data`
+  yield* fs.makeDirectory(`${dataDir}/.stoker`, { recursive: true })
+  yield* fs.writeFileString(`${folder}/api-key`, "stoker:secret")
+  const gateway = yield* SimulatedGateway.make({ dataDir, tokens: ["stoker:secret"] })
+  yield* gateway.awaitPhase("running")
+  const repository = yield* (yield* GitServer).create(name)
+  const want = Effect.fnUntraced(function* (files: Readonly<Record<string, string>>) {
+    const { traceparent: _, ...data } = Metadata.encode(
+      {
+        commit: yield* repository.commit({ files }),
+        ref: "main",
+        gitURL: repository.url,
+        paused: "false",
+        authType: "none",
+        gatewayPort: 8088,
+        gatewayTLS: "false",
+        profiles: { default: effective({ mappings: [{ source: "site/projects", destination: "projects" }] }) }
+      },
+      () => "1"
+    )
+    yield* fs.writeFileString(
+      `${dataDir}/.stoker/metadata.json`,
+      JSON.stringify({ namespace: "plant", cr: "site", profile: "default", data })
+    )
+  })
+  const start = (pod: string) =>
+    Product.run(["agent"], {
+      KUBECONFIG: fileURLToPath(new URL("nowhere.kubeconfig.json", import.meta.url)),
+      POD_NAME: pod,
+      POD_NAMESPACE: "plant",
+      POD_UID: pod,
+      CR_NAME: "site",
+      DATA_PATH: dataDir,
+      REPO_PATH: `${folder}/repo-${pod}`,
+      GATEWAY_URL: gateway.url,
+      API_KEY_FILE: `${folder}/api-key`,
+      PROBE_PORT: "0",
+      METRICS_PORT: "0"
+    })
+  return { dataDir, gateway, start, want }
+})
 
 layer(Layer.merge(services, NodeHttpClient.layerNodeHttp), { excludeTestServices: true })("stoker agent", (it) => {
   it.effect("on SIGTERM is not ready, ends the writing that is under way, cuts what waits, and exits with 0", () =>
     Effect.gen(function* () {
       const fs = yield* FileSystem.FileSystem
-      const folder = yield* fs.makeTempDirectoryScoped({ prefix: "stoker-agent-process-" })
-      const dataDir = `${folder}/data`
-      yield* fs.makeDirectory(`${dataDir}/.stoker`, { recursive: true })
-      yield* fs.writeFileString(`${folder}/api-key`, "stoker:secret")
-      const gateway = yield* SimulatedGateway.make({ dataDir, tokens: ["stoker:secret"] })
-      yield* gateway.awaitPhase("running")
+      const { dataDir, gateway, start, want } = yield* makePlant("agent-process")
       yield* gateway.setScanBehaviour({ _tag: "NeverEnds" })
-      const repository = yield* (yield* GitServer).create("agent-process")
-      // There is no API server: what the volume keeps says what is wanted.
-      const { traceparent: _, ...data } = Metadata.encode(
-        {
-          commit: yield* repository.commit({ files }),
-          ref: "main",
-          gitURL: repository.url,
-          paused: "false",
-          authType: "none",
-          gatewayPort: 8088,
-          gatewayTLS: "false",
-          profiles: { default: effective({ mappings: [{ source: "site/projects", destination: "projects" }] }) }
-        },
-        () => "1"
-      )
-      yield* fs.writeFileString(
-        `${dataDir}/.stoker/metadata.json`,
-        JSON.stringify({ namespace: "plant", cr: "site", profile: "default", data })
-      )
-      const agent = yield* Product.run(["agent"], {
-        KUBECONFIG: fileURLToPath(new URL("nowhere.kubeconfig.json", import.meta.url)),
-        POD_NAME: "ignition-0",
-        POD_NAMESPACE: "plant",
-        CR_NAME: "site",
-        DATA_PATH: dataDir,
-        REPO_PATH: `${folder}/repo`,
-        GATEWAY_URL: gateway.url,
-        API_KEY_FILE: `${folder}/api-key`,
-        PROBE_PORT: "0",
-        METRICS_PORT: "0"
-      })
+      yield* want(files)
+      const agent = yield* start("ignition-0")
       assert.strictEqual((yield* agent.until("probes", "/healthz", 200)).text, "ok")
       yield* until(fs.exists(`${dataDir}/${views}`))
       yield* agent.signal("SIGTERM")
@@ -74,5 +89,42 @@ layer(Layer.merge(services, NodeHttpClient.layerNodeHttp), { excludeTestServices
       assert.match(yield* fs.readFileString(`${dataDir}/.stoker/journal.json`), /"projects"/)
       assert.isFalse(yield* fs.exists(`${dataDir}/.stoker/owner`))
     })
+  )
+
+  it.effect(
+    "of two processes on one volume one writes, until it stands still: then the other does, and only that",
+    () =>
+      Effect.gen(function* () {
+        const fs = yield* FileSystem.FileSystem
+        const { dataDir, start, want } = yield* makePlant("agent-processes")
+        const file = `${views}/main/view.json`
+        const owner = `${dataDir}/.stoker/owner`
+        const holds = (text: string) => Effect.map(fs.readFileString(`${dataDir}/${file}`), (found) => found === text)
+        yield* want({ [`site/${file}`]: "one" })
+        const one = yield* start("ignition-1")
+        yield* one.until("probes", "/startupz", 200)
+        assert.isTrue(yield* holds("one"))
+
+        yield* want({ [`site/${file}`]: "two" })
+        const two = yield* start("ignition-2")
+        const names = two.get("probes", "/startupz").pipe(
+          Effect.map(({ text }) => text.includes("in use by the agent of pod plant/ignition-1")),
+          Effect.retry(Product.retrying)
+        )
+        yield* until(names)
+        assert.isTrue(yield* holds("one"))
+
+        yield* one.signal("SIGSTOP")
+        // As if it had stood still for half a minute.
+        const { pod, uid } = yield* decodeMark(yield* fs.readFileString(owner))
+        yield* fs.writeFileString(owner, JSON.stringify({ pod, uid, at: 0 }))
+        yield* two.until("probes", "/startupz", 200)
+        assert.isTrue(yield* holds("two"))
+
+        yield* one.signal("SIGCONT")
+        yield* until(Effect.sync(() => one.said("in use by the agent of pod plant/ignition-2")))
+        assert.strictEqual((yield* decodeMark(yield* fs.readFileString(owner))).uid, "ignition-2")
+        assert.isTrue(yield* holds("two"))
+      })
   )
 })
