@@ -2,19 +2,7 @@
  * The clone of the repository that the metadata names. Another URL is another clone; credentials are read from their
  * files for each fetch, so that a rotated Secret needs no restart.
  */
-import {
-  Context,
-  Effect,
-  FileSystem,
-  Layer,
-  Option,
-  Path,
-  Redacted,
-  Result,
-  Scope,
-  SynchronizedRef,
-  Exit
-} from "effect"
+import { Context, Effect, FileSystem, Layer, Option, Path, Redacted, Ref, Scope, Semaphore, Exit } from "effect"
 import type * as Metadata from "../api/Metadata.ts"
 import * as Credentials from "../git/Credentials.ts"
 import { GitCommand } from "../git/GitCommand.ts"
@@ -42,9 +30,11 @@ const make = Effect.gen(function* () {
   const path = yield* Path.Path
   const services = yield* Effect.context<GitCommand | FileSystem.FileSystem | Path.Path>()
   const owner = yield* Effect.scope
-  const current = yield* SynchronizedRef.make<
-    { url: string; mirror: (typeof Mirror.Mirror)["Service"]; scope: Scope.Closeable } | undefined
+  const current = yield* Ref.make<
+    | { readonly url: string; readonly mirror: (typeof Mirror.Mirror)["Service"]; readonly scope: Scope.Closeable }
+    | undefined
   >(undefined)
+  const turn = yield* Semaphore.make(1)
 
   const secret = Effect.fnUntraced(function* (repository: string, file: string) {
     return yield* fs.readFileString(file).pipe(
@@ -85,29 +75,31 @@ const make = Effect.gen(function* () {
     return Credentials.none
   })
 
-  const open = Effect.fnUntraced(function* ({ gitURL }: Metadata.Data) {
-    const url = RepositoryUrl.parse(gitURL)
-    if (Result.isFailure(url)) return yield* url.failure
-    const opened = yield* SynchronizedRef.updateAndGetEffect(current, (former) =>
-      Effect.gen(function* () {
-        if (former?.url === gitURL) return former
-        if (former !== undefined) yield* Scope.close(former.scope, Exit.void)
-        const scope = yield* Scope.fork(owner)
-        const mirror = yield* Mirror.make({
-          folder: path.join(settings.repoPath, "mirror.git"),
-          url: url.success,
-          credentials: credentials(url.success.display),
-          onProgress: Heartbeat.beat
-        }).pipe(
-          Scope.provide(scope),
-          Effect.provide(services),
-          Effect.tapCause((cause) => Scope.close(scope, Exit.failCause(cause)))
-        )
-        return { url: gitURL, mirror, scope }
-      })
+  const clone = Effect.fnUntraced(function* (url: RepositoryUrl.RepositoryUrl) {
+    const scope = yield* Scope.fork(owner)
+    const mirror = yield* Mirror.make({
+      folder: path.join(settings.repoPath, "mirror.git"),
+      url,
+      credentials: credentials(url.display),
+      onProgress: Heartbeat.beat
+    }).pipe(
+      Scope.provide(scope),
+      Effect.provide(services),
+      Effect.tapCause((cause) => Scope.close(scope, Exit.failCause(cause)))
     )
-    return opened!.mirror
+    return { mirror, scope }
   })
+
+  const open = Effect.fnUntraced(function* ({ gitURL }: Metadata.Data) {
+    const former = yield* Ref.get(current)
+    if (former?.url === gitURL) return former.mirror
+    const url = yield* Effect.fromResult(RepositoryUrl.parse(gitURL))
+    // Both have the same folder, so one is gone before the other is made; and gone it stays when that fails.
+    yield* Ref.set(current, undefined)
+    if (former !== undefined) yield* Scope.close(former.scope, Exit.void)
+    const opened = Effect.tap(clone(url), (opened) => Ref.set(current, { url: gitURL, ...opened }))
+    return (yield* Effect.uninterruptible(opened)).mirror
+  }, turn.withPermit)
 
   return Repository.of({ open })
 })

@@ -82,9 +82,8 @@ layer(Layer.merge(services, NodeHttpClient.layerNodeHttp), { excludeTestServices
       )
       yield* until(stopping)
       assert.strictEqual(yield* agent.exit, 0)
-      const written = yield* fs.readDirectory(`${dataDir}/${views}`)
-      assert.strictEqual(written.length, count)
-      assert.isTrue(yield* fs.exists(`${dataDir}/${views}/v${count - 1}/view.json`))
+      const written = yield* fs.readDirectory(`${dataDir}/${views}`, { recursive: true })
+      assert.strictEqual(written.filter((name) => name.endsWith("view.json")).length, count)
       // The scan is still owed, and the volume is free for the next one.
       assert.match(yield* fs.readFileString(`${dataDir}/.stoker/journal.json`), /"projects"/)
       assert.isFalse(yield* fs.exists(`${dataDir}/.stoker/owner`))
