@@ -2,6 +2,7 @@
  * Watcher → Store: keeps a store equal to a collection, and tells what changed.
  */
 import { Duration, Effect } from "effect"
+import type { ApiError } from "./ApiError.ts"
 import type * as Store from "./Store.ts"
 import * as Watcher from "./Watcher.ts"
 
@@ -18,10 +19,19 @@ export const run = <A, R>(
 ) => {
   /** Objects that do not decode, said once each. */
   const said = new Set<string>()
+  /** What was refused last, since something worked: a person must see to it, and needs telling once. */
+  let refused: string | undefined
+  const levelOf = ({ isTransient, message, reason }: ApiError) => {
+    if (reason._tag !== "Unauthorized" && reason._tag !== "Forbidden") {
+      return isTransient ? Effect.logInfo : Effect.logWarning
+    }
+    const isNew = refused !== message
+    refused = message
+    return isNew ? Effect.logWarning : Effect.logDebug
+  }
   const report = (event: Watcher.Event<A>) => {
     if (event._tag === "Failed") {
-      const level = event.error.isTransient ? Effect.logInfo : Effect.logWarning
-      return level(event.error.message).pipe(
+      return levelOf(event.error)(event.error.message).pipe(
         Effect.annotateLogs({ retryInMillis: Math.round(Duration.toMillis(event.retryIn)) })
       )
     }
@@ -42,6 +52,7 @@ export const run = <A, R>(
     Effect.gen(function* () {
       for (const event of events) {
         if (event._tag === "Failed" || event._tag === "Invalid") yield* report(event)
+        else if (event._tag !== "Init") refused = undefined
       }
       const changes = yield* writer.write(events)
       for (const change of changes) yield* onChange(change)

@@ -1,6 +1,8 @@
-import { assert, layer } from "@effect/vitest"
-import { Effect, Option, Schedule, Schema } from "effect"
+import { assert, describe, it, layer } from "@effect/vitest"
+import { Effect, Layer, Logger, Option, Schedule, Schema, Stream } from "effect"
+import { TestClock } from "effect/testing"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import * as Reflector from "../../src/kubernetes/Reflector.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import * as Store from "../../src/kubernetes/Store.ts"
@@ -45,6 +47,49 @@ const mirror = Effect.fnUntraced(function* (namespace: string, count: number, pa
 
 const eventually = <A, E, R>(look: Effect.Effect<A, E, R>, isSo: (value: A) => boolean) =>
   look.pipe(Effect.repeat({ until: isSo, schedule: Schedule.spaced("10 millis") }), Effect.timeout("60 seconds"))
+
+describe("Reflector", () => {
+  it.effect("says once that it is refused, and again when it was refused anew", () =>
+    Effect.gen(function* () {
+      const forbidden = new ApiErrors.Forbidden({ message: "cannot list" })
+      const unauthorized = new ApiErrors.Unauthorized({ message: "who is it?" })
+      const unreachable = new ApiErrors.Unreachable({ message: "refused" })
+      const answers = [forbidden, forbidden, unauthorized, unauthorized, unreachable, unreachable, "list", forbidden]
+      let asked = 0
+      const client = Layer.mock(ApiClient, {
+        list: () =>
+          Effect.suspend(() => {
+            const answer = answers[Math.min(asked++, answers.length - 1)]!
+            return answer === "list"
+              ? Effect.succeed({ resourceVersion: "1", continue: Option.none(), items: [] })
+              : Effect.fail(new ApiErrors.ApiError({ operation: "LIST", reason: answer as ApiErrors.Reason }))
+          }),
+        watch: () =>
+          Stream.fail(
+            new ApiErrors.ApiError({ operation: "WATCH", reason: new ApiErrors.Expired({ message: "too old" }) })
+          )
+      })
+      const lines: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => lines.push(`${logLevel} ${String(message)}`))
+      yield* Reflector.run(
+        yield* Store.make<typeof Colored.Type>(Resource.configMaps),
+        { resource: Resource.configMaps, schema: Colored },
+        () => Effect.void
+      ).pipe(Effect.provide([client, Logger.layer([logger])]), Effect.forkScoped)
+      yield* TestClock.adjust("10 minutes")
+      assert.deepStrictEqual(lines.slice(0, 6), [
+        "Warn LIST: cannot list",
+        "Warn LIST: who is it?",
+        "Info LIST: refused",
+        "Info LIST: refused",
+        "Warn WATCH: too old",
+        "Warn LIST: cannot list"
+      ])
+      assert.isAbove(asked, answers.length)
+      assert.lengthOf(lines, 6)
+    })
+  )
+})
 
 layer(Connection.layer, { excludeTestServices: true, timeout: "2 minutes" })("Reflector", (it) => {
   it.effect("mirrors a collection of many pages, and every change after it", () =>
