@@ -29,24 +29,39 @@ const syncedBy = <A, E, R>(root: string, effect: Effect.Effect<A, E, R>) =>
     ({ restore }) => Effect.sync(restore)
   )
 
+const root = Effect.flatMap(FileSystem.FileSystem, (fs) => fs.makeTempDirectoryScoped({ prefix: "stoker-durability-" }))
+
 layer(NodeServices.layer)("an apply", (it) => {
-  it.effect("syncs contents, then the journal, then the folders that it renamed into", () =>
+  it.effect("syncs contents where they are staged, then the journal, then the folders it changed, then says so", () =>
     Effect.gen(function* () {
-      const root = yield* (yield* FileSystem.FileSystem).makeTempDirectoryScoped({ prefix: "stoker-durability-" })
+      const data = yield* root
+      const one = { "projects/a/project.json": "{}", "projects/a/x/view.json": "1" }
+      const mappings = [{ source: "projects", destination: "projects/" }]
+      yield* Effect.provide(Site.start({ id: "one", tree: one, mappings }), Volume.layer(data))
+      const two = { "projects/a/project.json": "{2}", "projects/a/y/view.json": "2" }
       const order = yield* syncedBy(
-        root,
-        Site.start({
-          id: "one",
-          tree: { "projects/a/project.json": "{}", "projects/a/x/view.json": "1" },
-          mappings: [{ source: "projects", destination: "projects/" }]
-        }).pipe(Effect.provide(Volume.layer(root)))
+        data,
+        Effect.provide(Site.sync({ id: "two", tree: two, mappings }), Volume.layer(data))
       )
-      const contents = order.flatMap((path, at) => (path.startsWith(".stoker/staging/") ? [at] : []))
-      const journal = order.findIndex((path) => path.startsWith(".stoker/journal"))
-      const folders = ["projects/a", "projects/a/x"].map((folder) => order.lastIndexOf(folder))
-      assert.isAtLeast(contents.length, 2, order.join(", "))
-      assert.isAbove(journal, Math.max(...contents.slice(0, 2)), order.join(", "))
-      for (const folder of folders) assert.isAbove(folder, journal, order.join(", "))
+      const text = order.join(", ")
+      const last = (test: (path: string) => boolean) => order.findLastIndex(test)
+      const contents = order.filter((path) => /^\.stoker\/staging\/[^/]+\/\d\/\d$/.test(path))
+      assert.lengthOf(contents, 2, text)
+      const journal = order.indexOf(".stoker/journal.json.new")
+      const staging = ["", "/[^/]+", "/[^/]+/0", "/[^/]+/1", "/[^/]+/0/0", "/[^/]+/1/1"]
+      for (const path of staging) {
+        const at = last((synced) => new RegExp(`^\\.stoker/staging${path}$`).test(synced))
+        assert.isAtLeast(at, 0, `${path}: ${text}`)
+        assert.isBelow(at, journal, `${path}: ${text}`)
+      }
+      const inventory = order.indexOf(".stoker/applied.json.new")
+      const done = order.lastIndexOf(".stoker/journal.json.new")
+      assert.isBelow(inventory, done, text)
+      for (const folder of ["projects", "projects/a", "projects/a/y"]) {
+        const at = order.lastIndexOf(folder)
+        assert.isAbove(at, journal, `${folder}: ${text}`)
+        assert.isBelow(at, inventory, `${folder}: ${text}`)
+      }
     })
   )
 })

@@ -1,10 +1,24 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, layer } from "@effect/vitest"
-import { ConfigProvider, Context, Deferred, Effect, Exit, Fiber, FileSystem, Layer, Queue, Result, Scope } from "effect"
+import {
+  ConfigProvider,
+  Context,
+  Deferred,
+  Effect,
+  Exit,
+  Fiber,
+  FileSystem,
+  Layer,
+  Logger,
+  Queue,
+  Result,
+  Scope
+} from "effect"
 import { TestClock } from "effect/testing"
 import { Owner } from "../../src/agent/Owner.ts"
 import { Settings } from "../../src/agent/Settings.ts"
 import { Volume } from "../../src/agent/Volume.ts"
+import * as Site from "./Site.ts"
 
 const folder = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
@@ -112,6 +126,60 @@ layer(NodeServices.layer)("Owner", (it) => {
       yield* TestClock.adjust("30 seconds")
       assert.isTrue(yield* claimed(two))
       assert.isFalse(yield* claimed(one))
+    })
+  )
+
+  it.effect("goes on while the disk refuses its mark, and renews it when it can", () =>
+    Effect.gen(function* () {
+      const root = yield* folder
+      const fs = yield* FileSystem.FileSystem
+      const asked = yield* Queue.unbounded<void>()
+      let full = false
+      const one = yield* agent(
+        root,
+        "1",
+        Site.disk(root, (real) => ({
+          replace: (path, content) =>
+            Effect.andThen(
+              Queue.offer(asked, undefined),
+              Effect.suspend(() => (full ? Site.refusal(path, "ENOSPC") : real.replace(path, content)))
+            )
+        }))
+      )
+      yield* one.claim
+      const before = yield* fs.readFileString(`${root}/.stoker/owner`)
+      const renewing = yield* Effect.forkChild(one.renew)
+      full = true
+      for (let times = 0; times < 30; times++) {
+        yield* turn
+        yield* TestClock.adjust("5 seconds")
+        yield* Queue.take(asked)
+      }
+      assert.isUndefined(renewing.pollUnsafe())
+      full = false
+      while ((yield* fs.readFileString(`${root}/.stoker/owner`)) === before) {
+        yield* turn
+        yield* TestClock.adjust("5 seconds")
+      }
+    }).pipe(Effect.provide(Logger.layer([])))
+  )
+
+  it.effect("tells its agent when another had the volume in between", () =>
+    Effect.gen(function* () {
+      const root = yield* folder
+      const fs = yield* FileSystem.FileSystem
+      const one = yield* agent(root, "1")
+      const first = yield* one.claim
+      assert.strictEqual(yield* one.claim, first)
+      yield* one.confirm(first)
+      yield* fs.writeFileString(`${root}/.stoker/owner`, JSON.stringify({ pod: "plant/pod-2", uid: "2", at: 0 }))
+      assert.match((yield* Effect.flip(one.confirm(first))).message, /in use by the agent of pod plant\/pod-2/)
+      // It has ended, and everything may be another.
+      yield* fs.remove(`${root}/.stoker/owner`)
+      const second = yield* one.claim
+      assert.notStrictEqual(second, first)
+      yield* one.confirm(second)
+      assert.isTrue(Result.isFailure(yield* Effect.result(one.confirm(first))))
     })
   )
 
