@@ -58,10 +58,14 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
   const replace = Effect.gen(function* () {
     const aside = `${folder}.damaged`
     yield* fs.remove(aside, { recursive: true, force: true })
-    if (yield* fs.exists(folder)) {
-      yield* fs.rename(folder, aside)
-      yield* fs.remove(aside, { recursive: true, force: true })
-    }
+    // Whatever it is: a link that leads nowhere does not "exist", and is in the way all the same.
+    yield* fs.rename(folder, aside).pipe(
+      Effect.andThen(fs.remove(aside, { recursive: true, force: true })),
+      Effect.catchIf(
+        (error) => error.reason._tag === "NotFound",
+        () => Effect.void
+      )
+    )
     yield* create
   }).pipe(onDisk)
 

@@ -1,15 +1,43 @@
+/**
+ * The clone of the agent, against real git servers. What git-sync (v4, `test_e2e.sh`) proves of itself, as far as there
+ * is such a thing here: we have no work tree, publish no link, and are told the commit by the controller. (G =
+ * `GitCommand.test.ts`, R = `RemoteRefs.test.ts`; no letter: this file.)
+ *
+ * | git-sync | here |
+ * |---|---|
+ * | root missing, exists and empty, is a symlink, under another repository, fails sanity | "takes whatever is at its folder", "heals what a killed git left behind, and replaces a damaged clone" |
+ * | HEAD, branch, tag, annotated tag | R "resolves branches, tags, annotated tags and commits; the tag wins"; by the ref where a server has nothing else: "works with servers … of protocol v0 …" |
+ * | branch switch after depth 1 | "follows a force-push, an unrelated history and another URL" |
+ * | SHA known, unknown; bad ref | all tests fetch by SHA; "names a commit that nobody has, and goes on"; R "tells a missing repository, an empty one and a missing ref apart" |
+ * | work tree removed, wrong hash, a file named like the SHA | no work tree; "replaces a clone that turns out to be damaged while it is read" |
+ * | crash before link, before work tree | "heals …", "survives fetches that are cut at any moment", `test/agent/Kills.test.ts` |
+ * | repository URL switched | "follows … another URL", "follows a repository that is another one at the same URL", `test/agent/Repository.test.ts` "goes to another repository and back …" |
+ * | slow git, short time-out; long time-out | "ends a fetch that is slower than its deadline, and takes one that is not" (both ways), G "… ends git with all its helpers at the deadline" |
+ * | SIGHUP, touch file, error file, period | no signals and files: metadata is watched, `test/agent/Agent.test.ts` "moves to a commit …", "retries …" |
+ * | depth across updates; across restarts | "stays whole over many updates, one request each …"; "keeps what has come of many files … over restarts" |
+ * | password wrong; in the URL; in a file; file reloaded | R "sends credentials …, and reads 401 …"; `RepositoryUrl.test.ts`; `test/agent/Repository.test.ts` "reads the token anew for each fetch …" |
+ * | ssh, both forms of URL; known hosts | `Ssh.test.ts`, G "gives ssh a private key file that is gone afterwards …" |
+ * | askpass wrong, flaky, slow to start | no askpass; "tells what a server says …" (401, 403, 429), `test/agent/Agent.test.ts` "tries again after a second …" |
+ * | GitHub App | `GitHubApp.test.ts` |
+ * | hooks succeed, fail and are retried, one-time, after a crash | the gateway's scan is our hook: `test/agent/Agent.test.ts` "retries a scan that fails …", "does not forget a scan over a restart" |
+ * | HTTP before and after the first sync, after a restart | `test/agent/Agent.test.ts` "puts the files there before the gateway starts …", "starting with metadata …" |
+ * | submodules (9) | "lists files, folders, links and submodules as they are"; refused: `test/agent/Plan.test.ts` "a submodule" |
+ * | sparse checkout; filter (3) | "fetches the site's blobs and nothing else …"; "works with servers that know no filter …" |
+ * | gc (5) | "keeps the number of packs bounded", "keeps the bytes of its packs bounded …" |
+ * | init period, most failures at first and later | there is no giving up: `test/agent/Agent.test.ts` "waits, with nothing on the volume, while git is away" |
+ */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
 import { Effect, Fiber, FileSystem, Layer, Redacted, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
-import type { ServerResponse } from "node:http"
+import type { IncomingMessage, ServerResponse } from "node:http"
 import * as Credentials from "../../src/git/Credentials.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
 import * as Mirror from "../../src/git/Mirror.ts"
 import * as PktLine from "../../src/git/PktLine.ts"
 import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
-import { git, GitServer, makeRepository } from "./HttpBackend.ts"
+import { git, GitServer, makeRepository, serve } from "./HttpBackend.ts"
 
 const TestLayer = Layer.mergeAll(GitServer.layer, GitCommand.layer).pipe(Layer.provideMerge(NodeServices.layer))
 
@@ -553,6 +581,136 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       yield* repository.push()
       assert.deepStrictEqual(yield* contents(mirror, { commit: last }, ["a/keep"]), { "a/keep": "last" })
       checkWhole(folder)
+    })
+  )
+
+  it.effect("takes whatever is at its folder", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const repository = yield* makeRepository("folders.git")
+      const commit = yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const prepare: Readonly<Record<string, (folder: string) => Effect.Effect<unknown, unknown>>> = {
+        "nothing, nor above": () => Effect.void,
+        "an empty folder": (folder) => fs.makeDirectory(folder, { recursive: true }),
+        "a folder with files of others": (folder) =>
+          Effect.andThen(fs.makeDirectory(folder, { recursive: true }), fs.writeFileString(`${folder}/x`, "x")),
+        "a folder inside a work tree": (folder) =>
+          Effect.gen(function* () {
+            yield* fs.makeDirectory(folder, { recursive: true })
+            git(`${folder}/..`, "init", "-q")
+          }),
+        "a link to a folder": (folder) =>
+          Effect.gen(function* () {
+            yield* fs.makeDirectory(`${folder}-elsewhere`, { recursive: true })
+            yield* fs.symlink(`${folder}-elsewhere`, folder)
+          }),
+        "a link to nothing": (folder) =>
+          Effect.gen(function* () {
+            yield* fs.makeDirectory(folder.replace(/\/[^/]+$/, ""), { recursive: true })
+            yield* fs.symlink(`${folder}-nowhere`, folder)
+          })
+      }
+      for (const [what, make] of Object.entries(prepare)) {
+        const folder = `${yield* makeFolder}/deep/clone`
+        yield* make(folder)
+        for (const start of ["first", "second"]) {
+          const mirror = yield* openAt(folder, repository.url)
+          assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: "1" }, `${what}, ${start} start`)
+        }
+      }
+    }).pipe(Effect.scoped)
+  )
+
+  it.effect("names a commit that nobody has, and goes on", () =>
+    Effect.gen(function* () {
+      const repository = yield* makeRepository("unknown.git")
+      const first = yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const mirror = yield* open(repository.url)
+      yield* contents(mirror, { commit: first }, [""])
+      const nobodys = yield* repository.commit({ a: "never pushed" })
+      const error = yield* Effect.flip(mirror.ensure({ commit: nobodys, ref: "main" }))
+      assert.deepStrictEqual(error.reason, {
+        _tag: "CommitNotFound",
+        commit: nobodys,
+        detail: `"main" is at ${first}`
+      })
+      assert.deepStrictEqual(yield* contents(mirror, { commit: first }, [""]), { a: "1" })
+      yield* repository.push()
+      assert.deepStrictEqual(yield* contents(mirror, { commit: nobodys }, [""]), { a: "never pushed" })
+    })
+  )
+
+  it.effect("follows a repository that is another one at the same URL", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const former = yield* makeRepository("replaced.git")
+      const first = yield* former.commit({ a: "1", keep: "same" })
+      yield* former.push()
+      const folder = yield* makeFolder
+      const mirror = yield* openAt(folder, former.url)
+      yield* contents(mirror, { commit: first }, [""])
+      yield* mirror.setApplied(first)
+      yield* fs.remove(former.bare, { recursive: true })
+      const next = yield* makeRepository("replaced.git")
+      const second = yield* next.commit({ a: "2", keep: "same", "b/c": "new" })
+      yield* next.push()
+      const expected = { a: "2", keep: "same", "b/c": "new" }
+      assert.deepStrictEqual(yield* contents(mirror, { commit: second }, [""]), expected)
+      checkWhole(folder)
+      yield* mirror.setApplied(second)
+      const third = yield* next.commit({ a: "3" })
+      yield* next.push()
+      assert.deepStrictEqual(yield* contents(yield* openAt(folder, next.url), { commit: third }, [""]), {
+        ...expected,
+        a: "3"
+      })
+    })
+  )
+
+  it.effect("ends a fetch that is slower than its deadline, and takes one that is not", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("slow.git")
+      const commit = yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const type = { "content-type": "application/x-git-upload-pack-result" }
+      const stalls: ReadonlyArray<(request: IncomingMessage, response: ServerResponse) => boolean> = [
+        // No answer; a pack that begins and never ends; the same for the git program.
+        () => true,
+        (_, response) => {
+          response.writeHead(200, type)
+          response.write(Buffer.concat([PktLine.line("packfile"), PktLine.line("\x01PACK\0\0\0\x02\0\0\0\x03")]))
+          return true
+        },
+        (request, response) => {
+          if (request.headers["user-agent"]?.startsWith("git/") === true) return true
+          response.writeHead(200, type).end("<html>")
+          return true
+        }
+      ]
+      for (const [index, stall] of stalls.entries()) {
+        const mirror = yield* openAt(folder, repository.url, { deadline: "500 millis" })
+        server.setFault(stall)
+        const error = yield* Effect.flip(mirror.ensure({ commit }))
+        assert.strictEqual(error.reason._tag, "Timeout", `stall ${index}`)
+        assert.deepStrictEqual(leftovers(folder), [])
+      }
+      // Slow, and within the deadline: answered only when it has been asked for.
+      const asked = Promise.withResolvers<void>()
+      const answers = Promise.withResolvers<void>()
+      server.setFault((request, response) => {
+        asked.resolve()
+        void answers.promise.then(() => serve(server.root, request, response, () => {}))
+        return true
+      })
+      const slow = yield* Effect.forkChild(contents(yield* openAt(folder, repository.url), { commit }, [""]))
+      yield* Effect.promise(() => asked.promise)
+      answers.resolve()
+      assert.deepStrictEqual(yield* Fiber.join(slow), { a: "1" })
     })
   )
 
