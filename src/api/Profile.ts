@@ -84,7 +84,7 @@ export const Defaults = Schema.Struct({
   designerSessionPolicy: withDefault(
     DesignerSessionPolicy,
     "proceed",
-    "What to do while a Designer session is open: proceed, wait (up to 5 minutes), fail."
+    "What to do while a Designer session is open: proceed, wait (up to 5 minutes), fail. Agents only proceed so far, and say so."
   ),
   dryRun: withDefault(Schema.Boolean, false, "Only count what would change."),
   paused: withDefault(Schema.Boolean, false, "Leave the gateways as they are.")

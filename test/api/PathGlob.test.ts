@@ -27,7 +27,21 @@ describe("PathGlob.excludes", () => {
     ["a[0-9]", "a5", true],
     ["a/**/b", "a/b", true],
     ["a/./b", "a/b", true],
-    ["**", "anything/at/all", true]
+    ["**", "anything/at/all", true],
+    // What glob libraries do not agree on, as doublestar has it.
+    ["**.json", "a/b.json", false],
+    ["**.json", "b.json", true],
+    ["a[^b]c", "axc", true],
+    ["a[^b]c", "abc", false],
+    ["a/**/", "a", true],
+    ["a/**/", "a/b/c", true],
+    ["*", "a", true],
+    ["{a,b}/**", "b/c", true],
+    ["a{1..3}", "a1..3", true],
+    // Not as doublestar: no class takes a slash, a POSIX class is one, and "./" is nothing.
+    ["a[^b]c", "a/c", false],
+    ["[[:digit:]]", "5", true],
+    ["./a", "a", true]
   ] as const) {
     it(`"${pattern}" ${expected ? "takes" : "leaves"} "${path}"`, () => {
       assert.strictEqual(PathGlob.excludes([pattern])(path), expected)
@@ -41,7 +55,7 @@ describe("PathGlob.excludes", () => {
 })
 
 describe("PathGlob.problem", () => {
-  for (const pattern of ["", "a\\", "{a", "[ab", "a}", "[]"]) {
+  for (const pattern of ["", "a\\", "{a", "[ab", "a}", "[]", "[]a]"]) {
     it(`refuses "${pattern}", as doublestar does`, () => {
       assert.isTrue(Option.isSome(PathGlob.problem(pattern)))
     })

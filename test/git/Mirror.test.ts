@@ -696,7 +696,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         const mirror = yield* openAt(folder, repository.url, { deadline: "500 millis" })
         server.setFault(stall)
         const error = yield* Effect.flip(mirror.ensure({ commit }))
-        assert.strictEqual(error.reason._tag, "Timeout", `stall ${index}`)
+        assert.deepStrictEqual(error.reason, { _tag: "Timeout", seconds: 0.5 }, `stall ${index}`)
         assert.deepStrictEqual(leftovers(folder), [])
       }
       // Slow, and within the deadline: answered only when it has been asked for.
