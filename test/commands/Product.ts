@@ -9,6 +9,7 @@ const entry = fileURLToPath(new URL("src/main.ts", root))
 
 const Line = Schema.fromJsonString(
   Schema.Struct({
+    time: Schema.DateTimeUtcFromString,
     level: Schema.String,
     message: Schema.Unknown,
     what: Schema.optionalKey(Schema.String),

@@ -2,7 +2,7 @@
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { NodeServices } from "@effect/platform-node"
 import { assert, layer } from "@effect/vitest"
-import { Effect, Fiber, FileSystem, Layer, Ref, Schema } from "effect"
+import { Effect, Fiber, FileSystem, Layer, Option, Ref, Schema, Stream } from "effect"
 import * as Names from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
@@ -15,9 +15,16 @@ import * as Connection from "../kubernetes/Connection.ts"
 import * as Proxy from "./Proxy.ts"
 
 const Lease = Schema.Struct({
-  spec: Schema.Struct({ holderIdentity: Schema.String, leaseTransitions: Schema.optionalKey(Schema.Int) })
+  spec: Schema.Struct({
+    holderIdentity: Schema.String,
+    acquireTime: Schema.DateTimeUtcFromString,
+    renewTime: Schema.DateTimeUtcFromString,
+    leaseTransitions: Schema.optionalKey(Schema.Int)
+  })
 })
 const decodeLease = Schema.decodeUnknownEffect(Lease)
+/** Of a watch; none where it is a bookmark. */
+const decodeChange = Schema.decodeOption(Schema.fromJsonString(Schema.Struct({ object: Lease })))
 
 /** The Lease in a namespace; each test has its own, and its own electors. */
 const lease = (namespace: string) =>
@@ -26,6 +33,34 @@ const lease = (namespace: string) =>
     const { spec } = yield* decodeLease(yield* client.get(Resource.leases, { namespace, name: Names.lease }))
     return spec
   })
+
+/** What the Lease says, from now until another one holds it. */
+const untilTaken = Effect.fnUntraced(function* (namespace: string, former: string) {
+  const client = yield* ApiClient
+  return yield* client.watch(Resource.leases, { namespace, resourceVersion: "0", timeoutSeconds: 120 }).pipe(
+    Stream.flatMap((line) => Stream.fromIterable(Option.toArray(decodeChange(line)))),
+    Stream.map(({ object }) => object.spec),
+    Stream.takeUntil(has(former)),
+    Stream.runCollect
+  )
+})
+
+/** Milliseconds since the epoch of a line that a process logged. */
+const saidAt = (process: Effect.Success<ReturnType<typeof elector>>, text: string) =>
+  Effect.map(process.lines, (lines) => {
+    const line = lines.find(({ message }) => String(message).includes(text))
+    assert.isDefined(line, `it says "${text}"`)
+    return line!.time.epochMilliseconds
+  })
+
+/** A kubeconfig by way of the proxy. */
+const proxied = Effect.fnUntraced(function* (proxy: Proxy.Proxy, namespace: string) {
+  const { adminToken } = yield* ControlPlane
+  const fileSystem = yield* FileSystem.FileSystem
+  const config = `${yield* fileSystem.makeTempDirectoryScoped()}/kubeconfig`
+  yield* fileSystem.writeFileString(config, Proxy.kubeconfig(proxy, adminToken, namespace), { mode: 0o600 })
+  return config
+})
 
 const kubeconfig = Effect.fnUntraced(function* (namespace: string) {
   const { adminToken, kubeconfigFor } = yield* ControlPlane
@@ -122,23 +157,57 @@ layer(Cluster.definitions.pipe(Layer.provideMerge(services)), { excludeTestServi
     )
 
     it.effect(
-      "that cannot reach the API server for ten seconds ends, before another one may lead (15 s)",
+      "that cannot reach the API server for ten seconds ends, before another one leads (20 s)",
       () =>
         Effect.gen(function* () {
-          const { adminToken } = yield* ControlPlane
           const client = yield* ApiClient
-          const fileSystem = yield* FileSystem.FileSystem
           yield* client.request("POST", "/api/v1/namespaces", { metadata: { name: "cut-off" } })
           const proxy = yield* Proxy.make
-          const folder = yield* fileSystem.makeTempDirectoryScoped()
-          const config = `${folder}/kubeconfig`
-          yield* fileSystem.writeFileString(config, Proxy.kubeconfig(proxy, adminToken, "cut-off"), { mode: 0o600 })
-          const leader = yield* elector(config)
+          const leader = yield* elector(yield* proxied(proxy, "cut-off"))
           const { holderIdentity } = yield* Cluster.until(lease("cut-off"), has(""))
+          const next = yield* elector(yield* kubeconfig("cut-off"))
+          yield* next.until("probes", "/readyz", 200)
+          const taken = yield* Effect.forkScoped(untilTaken("cut-off", holderIdentity))
           proxy.fail(() => ({ _tag: "Stall" }))
           assert.strictEqual(yield* leader.exit, 1)
-          assert.isTrue((yield* leader.lines).some(({ message }) => String(message).includes("the lease was lost")))
-          assert.strictEqual((yield* lease("cut-off")).holderIdentity, holderIdentity)
+          const records = yield* Fiber.join(taken)
+          // By the clocks of the two: the one had ended when the other began.
+          assert.isBelow(yield* saidAt(leader, "the lease was lost"), records.at(-1)!.acquireTime.epochMilliseconds)
+          yield* next.signal("SIGTERM")
+          assert.strictEqual(yield* next.exit, 0)
+        }),
+      patience
+    )
+
+    it.effect(
+      "that stops hands over within three seconds, and keeps nobody waiting for events that it cannot write (10 s)",
+      () =>
+        Effect.gen(function* () {
+          const plant = yield* Cluster.plant("handover")
+          const first = yield* plant.repository.commit({ files: { a: "1" } })
+          const proxy = yield* Proxy.make
+          const isEvent = ({ method, path }: Proxy.Asked) => method === "POST" && path.includes("/events?")
+          proxy.fail((asked) => (isEvent(asked) ? { _tag: "Stall" } : undefined))
+          const leader = yield* elector(yield* proxied(proxy, "handover"))
+          const { holderIdentity } = yield* Cluster.until(lease("handover"), has(""))
+          yield* plant.create("site", {})
+          yield* Cluster.until(plant.get("site"), ({ status }) => status.lastSyncCommit === first)
+          assert.strictEqual(yield* leader.post("/webhook/handover/site", { ref: "main" }), 202)
+          yield* Cluster.until(Effect.sync(proxy.stalled), (count) => count > 0)
+          const next = yield* elector(yield* kubeconfig("handover"))
+          yield* next.until("probes", "/readyz", 200)
+          const taken = yield* Effect.forkScoped(untilTaken("handover", holderIdentity))
+
+          yield* leader.signal("SIGTERM")
+          const records = yield* Fiber.join(taken)
+          const released = records.find((record) => record.holderIdentity === "")
+          const acquired = records.at(-1)!.acquireTime.epochMilliseconds
+          assert.isDefined(released)
+          assert.isAtMost(acquired - released!.renewTime.epochMilliseconds, 3000)
+          assert.strictEqual(yield* leader.exit, 0)
+          assert.isBelow(acquired, yield* saidAt(leader, "some events were not written"))
+          yield* next.signal("SIGTERM")
+          assert.strictEqual(yield* next.exit, 0)
         }),
       patience
     )
