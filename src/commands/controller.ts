@@ -176,7 +176,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
 
 const podName = Config.String("POD_NAME").pipe(Config.withDefault("stoker"))
 
-/** What is still to be written when the process stops is written after the Lease was given back: it harms nobody. */
+/** What still waits when the process stops is written after the Lease was given back (docs/decisions/lease-before-events.md). */
 const events = Layer.unwrap(
   Effect.gen(function* () {
     return EventRecorder.layer({ controller: Names.eventController, instance: yield* podName })
