@@ -169,6 +169,7 @@ const metrics = Effect.gen(function* () {
   yield* service.reconciled(metadata, "success", Duration.seconds(1))
   yield* service.resolved(metadata, Duration.seconds(1))
   yield* Metric.update(Metric.withAttributes(Receiver.requests, { source: "github", status_code: "202" }), 1)
+  yield* Metric.update(Metric.withAttributes(Receiver.duration, { source: "github" }), 1)
   yield* Metric.update(Metric.withAttributes(Supervisor.restarts, { fiber: "controller" }), 1)
   yield* AgentMetrics.fetch(AgentMetrics.scan(AgentMetrics.sync("default")(Effect.void)))
   yield* AgentMetrics.synced("default", { added: 0, modified: 0, deleted: 0 })

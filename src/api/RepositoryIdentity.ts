@@ -47,8 +47,12 @@ const anyHost = /^\?\/[^/\s]+\/[^/\s]+$/
 /** How a sender names a repository that does not tell its host: `?/project/name`. */
 export const onAnyHost = (project: string, name: string): string => `?/${project}/${name}`.toLowerCase()
 
+/** Longer ones are none. */
+const longestUrl = 2048
+
 /** Equal texts for equal repositories, e.g. `github.com/acme/plant`; undefined for what is no URL of a git server. */
 export const of = (url: string): string | undefined => {
+  if (url.length > longestUrl) return undefined
   const text = url.trim()
   if (/[\s\u0000-\u001f\u007f]/.test(text)) return undefined
   const parts = urlPattern.exec(text)
@@ -62,6 +66,8 @@ export const of = (url: string): string | undefined => {
   const scp = scpPattern.exec(text)
   if (scp === null) return undefined
   const [, host = "", path = ""] = scp
+  // user:password@host/path, a URL without its scheme.
+  if (/^[^/]*@/.test(path)) return undefined
   return path.replaceAll("/", "") === "" ? undefined : identity("ssh", host, "", path)
 }
 
@@ -76,7 +82,14 @@ export const names = (url: string): ReadonlyArray<string> => {
 }
 
 /** The one of {@link names} that a sender has used: a URL in whatever form, or {@link onAnyHost}. */
-export const nameIn = (said: string): string | undefined => (anyHost.test(said) ? said.toLowerCase() : of(said))
+export const nameIn = (said: string): string | undefined =>
+  said.length <= longestUrl && anyHost.test(said) ? said.toLowerCase() : of(said)
+
+/** For people: never as it was written, since a URL may hold a password, and no longer than one looks at. */
+export const shown = (said: string): string => {
+  const name = nameIn(said) ?? "one of no known form"
+  return name.length > 128 ? `${name.slice(0, 128)}…` : name
+}
 
 /** Name of the index of a store by {@link names}. */
 export const index = "repository-name"

@@ -379,8 +379,7 @@ export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stam
   const ours = about(deliveries, target.repository)
   if (ours.length === 0) {
     const others = new Set(deliveries.flatMap((delivery) => delivery.repositories?.slice(0, 1) ?? []))
-    // By their names, not as they were written: a URL may hold a password.
-    const named = [...others].slice(0, 3).map((said) => RepositoryIdentity.nameIn(said) ?? "one of no known form")
+    const named = [...others].slice(0, 3).map(RepositoryIdentity.shown)
     return {
       _tag: "NotForUs",
       reason: `it is about another repository (${named.join(", ")}), not ${RepositoryIdentity.of(target.repository) ?? "that of spec.git.repo"}`,

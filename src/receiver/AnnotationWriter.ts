@@ -68,8 +68,8 @@ export interface AnnotationWriter {
 /** How long a sender waits for the API server. GitHub, GitLab and Bitbucket hang up after 10 s, Argo CD never. */
 const longestWait = Duration.seconds(9)
 
-/** A delivery that was handed over is written all the same: its repetition is harmless. */
-const soon = Effect.timeoutOrElse({
+/** Gives up then. A delivery that was handed over is written all the same: its repetition is harmless. */
+export const soon = Effect.timeoutOrElse({
   duration: longestWait,
   orElse: () =>
     Effect.fail(

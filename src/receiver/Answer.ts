@@ -5,10 +5,13 @@
 import { Result } from "effect"
 import { HttpServerResponse } from "effect/http"
 import * as GatewaySync from "../api/GatewaySync.ts"
+import * as RepositoryIdentity from "../api/RepositoryIdentity.ts"
 import * as RequestedRef from "../api/RequestedRef.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
 import type * as Resource from "../kubernetes/Resource.ts"
 import type { Outcome, WriteError } from "./AnnotationWriter.ts"
+import type { Unproven } from "./OwnCredentials.ts"
+import type { BodyError } from "./BodyReader.ts"
 import type * as Reader from "./Reader.ts"
 
 /** What is said back, and what the log says of it. */
@@ -18,6 +21,8 @@ export interface Answer {
   readonly headers?: Readonly<Record<string, string>>
   readonly sender?: RequestedRef.Sender
   readonly ref?: string
+  /** The sender's id. */
+  readonly delivery?: string
   /** How many GatewaySyncs of a shared hook it was for. */
   readonly count?: number
   /** For the log alone: more than the sender is told. */
@@ -57,8 +62,26 @@ export const tryAgain = (error: string, detail: string, seconds = 2): Answer => 
   detail
 })
 
-export const failed = (error: WriteError): Answer => {
+/** The request is not let in; with what it is told. Many of them come, so it is no `Error` with a stack. */
+export interface Refused {
+  readonly _tag: "Refused"
+  readonly answer: Answer
+}
+
+export type Failure = WriteError | Unproven | BodyError | Refused
+
+export const failed = (error: Failure): Answer => {
   switch (error._tag) {
+    case "Refused":
+      return error.answer
+    case "TooLong":
+      return refused(413, error.message)
+    case "GivenUp":
+      return tryAgain(error.message, error.message)
+    case "BrokenOff":
+      return refused(400, error.message)
+    case "Unproven":
+      return tryAgain("it cannot be told at the moment whether the credentials fit", error.message)
     case "ApiError":
       return apiFailed(error)
     case "StoreNotReady":
@@ -93,7 +116,12 @@ export const ignored = (sender: RequestedRef.Sender, reason: string, cr: Gateway
   sender
 })
 
-export const decided = ({ patience, sender }: Reader.Request, outcome: Outcome): Answer => {
+/** What could not be read may have been what it is for. */
+const withProblem = ({ problem }: Reader.Request, reason: string): string =>
+  problem === undefined ? reason : `${reason}. Besides, ${problem}`
+
+export const decided = (request: Reader.Request, outcome: Outcome): Answer => {
+  const { patience, sender } = request
   const { after, before, decision } = outcome
   switch (decision._tag) {
     case "Write":
@@ -118,7 +146,9 @@ export const decided = ({ patience, sender }: Reader.Request, outcome: Outcome):
             ref: decision.ref
           }
     case "NotForUs":
-      return patience === "forge" ? ignored(sender, decision.reason, before) : refused(422, decision.reason, { sender })
+      return patience === "forge"
+        ? ignored(sender, decision.reason, before)
+        : refused(422, withProblem(request, decision.reason), { sender })
   }
 }
 
@@ -132,10 +162,12 @@ const toldOne = (request: Reader.Request, { result }: Told): Answer =>
   Result.isSuccess(result) ? decided(request, result.success) : failed(result.failure)
 
 /** Not for anybody here, in the answer that this sender needs. */
-const forNobody = ({ patience, sender }: Reader.Request, reason: string, more: Answer["body"] = {}): Answer =>
-  patience === "forge"
+const forNobody = (request: Reader.Request, reason: string, more: Answer["body"] = {}): Answer => {
+  const { patience, sender } = request
+  return patience === "forge"
     ? { ...ignoredHere(sender, reason), body: { ...ignoredHere(sender, reason).body, ...more } }
-    : { status: 422, body: { error: reason, ...more }, sender }
+    : { status: 422, body: { error: withProblem(request, reason), ...more }, sender }
+}
 
 /** Understood, and about no GatewaySync in particular. */
 export const ignoredHere = (sender: RequestedRef.Sender, reason: string): Answer => ({
@@ -203,8 +235,14 @@ export const toldAll = (request: Reader.Request, told: ReadonlyArray<Told>): Ans
   }
 }
 
+/** Of a hook for many: there may be others whom it is for, which only another try can tell. They are not named. */
+export const incomplete = (answer: Answer, error: Unproven): Answer => {
+  const again = failed(error)
+  return { ...answer, ...again, body: { ...answer.body, accepted: false, ...again.body } }
+}
+
 const nobodyFollows = ({ deliveries }: Reader.Request): string =>
-  `no GatewaySync has the repository ${deliveries[0].repositories?.[0] ?? ""}`
+  `no GatewaySync has the repository ${RepositoryIdentity.shown(deliveries[0].repositories?.[0] ?? "")}`
 
 /** What a GET shows beside the conditions of the status. */
 const unprotected = {

@@ -1,22 +1,31 @@
 /**
  * Who may send webhooks. A request proves itself by a signature over its bytes or by a token; one that fits is enough.
- * Both are taken in every form in which a forge sends them (see {@link Method}).
+ * Both are taken in every form in which a forge sends them (see {@link proofs}).
  *
  * Secrets come from `WEBHOOK_HMAC_SECRET` and `WEBHOOK_BEARER_TOKEN`, and from the files that `WEBHOOK_HMAC_SECRET_FILE`
  * and `WEBHOOK_BEARER_TOKEN_FILE` name: several, one a line, so that an old and a new one overlap. Files are read again
- * when they are older than a second, so a changed secret needs no restart. Nothing configured: everybody may. A secret
- * or file that turns out empty fits nobody; an empty variable is as good as none.
+ * when they are older than a second, so a changed secret needs no restart. Nothing configured: everybody may. A
+ * variable or a file that turns out empty is a Secret that holds nothing, and fits nobody.
  */
-import { Array, Clock, Config, Context, Effect, FileSystem, Layer, Option, Redacted, Result } from "effect"
+import {
+  Array,
+  Clock,
+  Config,
+  ConfigProvider,
+  Context,
+  Effect,
+  FileSystem,
+  Layer,
+  Option,
+  Redacted,
+  Result
+} from "effect"
 import { createHash, createHmac, timingSafeEqual } from "node:crypto"
 import * as Body from "./Body.ts"
 import type * as Reader from "./Reader.ts"
 
-/** What is judged: the body as it came, before anything decodes it. */
-export interface Signed {
-  readonly headers: Reader.Headers
-  readonly body: Uint8Array
-}
+/** What is judged. Its text is looked at only where that is what was signed. */
+export type Signed = Body.Received
 
 /** Accepted secrets by kind. An absent kind is not configured; an empty list fits nobody. */
 export interface Credentials {
@@ -48,7 +57,8 @@ export class Authorizer extends Context.Service<
       isOpen: isOpen(credentials)
     })
 
-  static readonly layer = Layer.effect(
+  /** By a configuration that tells an empty variable from an absent one. */
+  static readonly layerConfigured = Layer.effect(
     Authorizer,
     Effect.gen(function* () {
       const hmac = yield* source("WEBHOOK_HMAC_SECRET")
@@ -76,16 +86,22 @@ export class Authorizer extends Context.Service<
       }
     })
   )
+
+  /** From the environment. */
+  static readonly layer = Layer.suspend(() =>
+    Layer.provide(
+      Authorizer.layerConfigured,
+      ConfigProvider.layer(ConfigProvider.fromEnv({ preserveEmptyStrings: true }))
+    )
+  )
 }
 
 /** The secrets of one kind, read afresh; none when neither the variable nor its `_FILE` is set. */
 const source = Effect.fnUntraced(function* (variable: string) {
   const fileSystem = yield* FileSystem.FileSystem
   const inline = yield* Config.option(Config.Redacted(variable))
-  // Configuration takes an empty variable for an absent one. Here it is a Secret that holds nothing: then nobody may in.
-  const isEmpty = yield* Effect.sync(() => process.env[variable] === "")
   const file = Option.filter(yield* Config.option(Config.String(`${variable}_FILE`)), (path) => path !== "")
-  if (Option.isNone(inline) && Option.isNone(file) && !isEmpty) return Option.none()
+  if (Option.isNone(inline) && Option.isNone(file)) return Option.none()
   const fixed = Option.match(inline, { onNone: () => [], onSome: (secret) => lines(Redacted.value(secret)) })
   if (Option.isNone(file)) {
     if (fixed.length === 0) yield* Effect.logWarning(`${variable} is empty, so it fits nobody`)
@@ -116,41 +132,18 @@ export const lines = (text: string): ReadonlyArray<Redacted.Redacted> =>
     .filter((line) => line !== "")
     .map((line) => Redacted.make(line))
 
-/** A way in which a sender proves that it knows a secret. */
-interface Method {
+/** What a request offers as proof of one kind; a sender that knows the secret has offered one of the expected texts. */
+interface Proof {
   readonly kind: "hmac" | "token"
-  /** What the request offers; empty when it does not use this method, or when that is too old. */
-  readonly claims: (request: Signed, now: number) => ReadonlyArray<string>
-  /** What it must have offered if it knows the secret. */
-  readonly expected: (secret: string, request: Signed) => ReadonlyArray<string>
+  readonly claims: ReadonlyArray<string>
+  readonly expected: (secret: string) => ReadonlyArray<string>
+  /** Bytes that are gone through for each secret. */
+  readonly bytes: number
 }
 
-const header =
-  (name: string) =>
-  ({ headers }: Signed): ReadonlyArray<string> => {
-    const value = headers[name]
-    return value === undefined || value === "" ? [] : [value]
-  }
-
-const sha256 = (secret: string | Buffer, bytes: Uint8Array) => createHmac("sha256", secret).update(bytes)
-
-/** `sha256=<hex>`: GitHub in `X-Hub-Signature-256`, Bitbucket in the header that GitHub uses for SHA-1. */
-const hubSignature = (name: string): Method => ({
-  kind: "hmac",
-  claims: header(name),
-  expected: (secret, { body }) => [`sha256=${sha256(secret, body).digest("hex")}`]
-})
-
-/** Gitea and its kin: the digits alone, and over the JSON also where that is wrapped in a form. */
-const bareSignature = (name: string): Method => ({
-  kind: "hmac",
-  claims: header(name),
-  expected: (secret, { body, headers }) => {
-    if (!Body.isForm(headers)) return [sha256(secret, body).digest("hex")]
-    const json = Result.getOrElse(Body.text(headers, body), () => "")
-    return [sha256(secret, Buffer.from(json)).digest("hex")]
-  }
-})
+/** Values of headers in their one form: what cannot be a proof is not worth the comparison with one. */
+const wellFormed = (headers: Reader.Headers, names: ReadonlyArray<string>, form: RegExp): ReadonlyArray<string> =>
+  names.flatMap((name) => form.exec(headers[name] ?? "")?.[1] ?? [])
 
 /** Seconds by which a signed time may be off. */
 const tolerance = 300
@@ -158,22 +151,39 @@ const tolerance = 300
 /** Signatures that are looked at; a sender sends one for each of its keys. */
 const mostSignatures = 8
 
-/** Standard Webhooks (GitLab's signing tokens): over id, time and body, so that a captured one gets old. */
-const standardWebhooks: Method = {
-  kind: "hmac",
-  claims: ({ headers }, now) => {
-    const at = headers["webhook-timestamp"] ?? ""
-    if ((headers["webhook-id"] ?? "") === "") return []
-    if (!/^\d{1,12}$/.test(at) || Math.abs(now / 1000 - Number(at)) > tolerance) return []
-    return (headers["webhook-signature"] ?? "").split(" ", mostSignatures).filter((claim) => claim.startsWith("v1,"))
-  },
-  expected: (secret, { body, headers }) =>
-    standardKeys(secret).map((key) => {
-      const signature = createHmac("sha256", key)
-        .update(`${headers["webhook-id"] ?? ""}.${headers["webhook-timestamp"] ?? ""}.`, "latin1")
-        .update(body)
-      return `v1,${signature.digest("base64")}`
-    })
+/**
+ * The signature, in the one of these ways that the request uses, so that each secret costs one pass over it:
+ *
+ * - Standard Webhooks (GitLab's signing tokens): over id, time and body, so that a captured one gets old;
+ * - Gitea and its kin: the digits alone, over the JSON also where a form is wrapped around it. Beside it they send what
+ *   looks like GitHub's, over the same;
+ * - `sha256=<hex>` over the body: GitHub in `X-Hub-Signature-256`, Bitbucket in the header that GitHub uses for SHA-1,
+ *   which is not taken.
+ */
+const signature = ({ body, headers, text }: Signed, now: number): ReadonlyArray<Proof> => {
+  const { "webhook-id": id = "", "webhook-signature": signed = "", "webhook-timestamp": at = "" } = headers
+  const standard = signed.split(" ", mostSignatures).flatMap((one) => /^v1,([a-z0-9+/]{43}=)$/i.exec(one)?.[1] ?? [])
+  const isDated = id !== "" && /^\d{1,12}$/.test(at) && Math.abs(now / 1000 - Number(at)) <= tolerance
+  if (isDated && standard.length > 0) {
+    const digest = (key: string | Buffer) =>
+      createHmac("sha256", key).update(`${id}.${at}.`, "latin1").update(body).digest("base64")
+    const expected = (secret: string) => standardKeys(secret).map(digest)
+    return [{ kind: "hmac", claims: standard, expected, bytes: 2 * body.length }]
+  }
+  const over = (claims: ReadonlyArray<string>, bytes: Uint8Array | string): ReadonlyArray<Proof> => [
+    {
+      kind: "hmac",
+      claims,
+      expected: (secret) => [createHmac("sha256", secret).update(bytes).digest("hex")],
+      bytes: bytes.length
+    }
+  ]
+  const bare = wellFormed(headers, ["x-gitea-signature", "x-gogs-signature"], /^([0-9a-f]{64})$/)
+  if (bare.length > 0 && Body.isForm(headers)) {
+    return Result.match(text(), { onFailure: () => [], onSuccess: (json) => over(bare, json) })
+  }
+  const hub = wellFormed(headers, ["x-hub-signature-256", "x-hub-signature"], /^sha256=([0-9a-f]{64})$/)
+  return over([...hub, ...bare], body)
 }
 
 /** The key is what the secret encodes: `whsec_<base64>`, or bare base64 as long as the standard wants keys to be. */
@@ -184,43 +194,41 @@ const standardKeys = (secret: string): ReadonlyArray<string | Buffer> => {
   return isEncoded ? [key, secret] : [secret]
 }
 
-/** `Authorization: Bearer <token>`; the scheme's letter case does not count (RFC 9110). */
-const bearer: Method = {
-  kind: "token",
-  claims: ({ headers }) => Array.fromNullishOr(/^bearer +(\S.*)$/i.exec(headers["authorization"] ?? "")?.[1]),
-  expected: (secret) => [secret]
-}
-
-/** `Authorization: Basic`, whatever the user: all that Azure DevOps can send. */
-const basic: Method = {
-  kind: "token",
-  claims: ({ headers }) => {
-    const encoded = /^basic +([a-z0-9+/]+=*)$/i.exec(headers["authorization"] ?? "")?.[1]
-    if (encoded === undefined) return []
+/** The password of `Authorization: Basic`, whatever the user: all that Azure DevOps can send. */
+const password = (headers: Reader.Headers): ReadonlyArray<string> =>
+  wellFormed(headers, ["authorization"], /^basic +([a-z0-9+/]+=*)$/i).flatMap((encoded) => {
     const text = Buffer.from(encoded, "base64").toString("latin1")
     const colon = text.indexOf(":")
     return colon === -1 ? [] : [text.slice(colon + 1)]
-  },
-  expected: (secret) => [secret]
-}
+  })
 
-const gitlabToken: Method = { kind: "token", claims: header("x-gitlab-token"), expected: (secret) => [secret] }
-
-/** SHA-1 is in none of them. */
-const methods: ReadonlyArray<Method> = [
-  hubSignature("x-hub-signature-256"),
-  hubSignature("x-hub-signature"),
-  bareSignature("x-gitea-signature"),
-  bareSignature("x-gogs-signature"),
-  standardWebhooks,
-  bearer,
-  basic,
-  gitlabToken
+/** The token itself: in GitLab's header, as a password, or as a bearer's, whose letter case does not count (RFC 9110). */
+const tokens = ({ headers }: Signed): ReadonlyArray<Proof> => [
+  {
+    kind: "token",
+    claims: [
+      ...wellFormed(headers, ["authorization"], /^bearer +(\S.*)$/i),
+      ...password(headers),
+      ...wellFormed(headers, ["x-gitlab-token"], /^(.+)$/)
+    ],
+    expected: (secret) => [secret],
+    bytes: 0
+  }
 ]
 
-/** Whether the request offers anything at all: without, no Secret need be read. */
-export const offers = (request: Signed, now: number): boolean =>
-  methods.some((method) => method.claims(request, now).length > 0)
+/** Every form in which a forge proves itself, as far as the request uses it. */
+const proofs = (request: Signed, now: number): ReadonlyArray<Proof> =>
+  [...signature(request, now), ...tokens(request)].filter(({ claims }) => claims.length > 0)
+
+/** Whether the request offers anything that may be a proof: without, no Secret need be read. */
+export const offers = (request: Signed, now: number): boolean => proofs(request, now).length > 0
+
+/** Bytes that a comparison with these credentials goes through. */
+export const weight = (request: Signed, credentials: Credentials, now: number): number =>
+  proofs(request, now).reduce(
+    (sum, { bytes, kind }) => sum + bytes * Math.max(padding.length, credentials[kind]?.length ?? 0),
+    0
+  )
 
 /** Node hands header bytes on as Latin-1. */
 const claimed = (text: string): Buffer => Buffer.from(text, "latin1")
@@ -236,15 +244,13 @@ const padding = ["", ""]
 
 const fitting = (request: Signed, credentials: Credentials, now: number): Option.Option<string> => {
   if (isOpen(credentials)) return Option.some("open")
-  const verdicts = methods.flatMap((method) => {
-    const claims = method.claims(request, now)
-    if (claims.length === 0) return []
-    const secrets = (credentials[method.kind] ?? []).map(Redacted.value)
+  const verdicts = proofs(request, now).flatMap(({ claims, expected, kind }) => {
+    const secrets = (credentials[kind] ?? []).map(Redacted.value)
     return [...secrets, ...padding.slice(secrets.length)].map((secret, index) => {
-      const expected = method.expected(secret, request)
-      const equal = claims.map((claim) => expected.map((one) => isEqual(claim, one)).includes(true)).includes(true)
+      const wanted = expected(secret)
+      const equal = claims.map((claim) => wanted.map((one) => isEqual(claim, one)).includes(true)).includes(true)
       // A signature by an empty key is one that anybody can make.
-      return equal && secret !== "" ? `${method.kind} ${index}` : undefined
+      return equal && secret !== "" ? `${kind} ${index}` : undefined
     })
   })
   return Option.fromUndefinedOr(verdicts.find((verdict) => verdict !== undefined))

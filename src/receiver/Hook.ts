@@ -4,8 +4,12 @@
  * The repository stands in the body, so that is decoded before all credentials are known; what it says is told only to
  * who is authorised for one of those GatewaySyncs, or by the receiver's own credentials. A GatewaySync with credentials
  * of its own takes part only when these fit. Without any credentials, nothing is decoded and no Secret is read.
+ *
+ * What a stranger may cost is bounded: the body is decoded once, and gone through for {@link mostSets} sets of
+ * credentials and {@link mostCompared} at most. So a hook that more sets than that share, or a long body, may find its
+ * own too late and be refused; a hook for one GatewaySync, or for a namespace, is compared with its own alone.
  */
-import { Clock, Effect, Option } from "effect"
+import { ByteSize, Clock, Effect, Option, Result } from "effect"
 import type * as GatewaySync from "../api/GatewaySync.ts"
 import * as RepositoryIdentity from "../api/RepositoryIdentity.ts"
 import * as Resource from "../kubernetes/Resource.ts"
@@ -13,29 +17,53 @@ import type { Store, StoreNotReady } from "../kubernetes/Store.ts"
 import type { AnnotationWriter } from "./AnnotationWriter.ts"
 import * as Answer from "./Answer.ts"
 import * as Authorizer from "./Authorizer.ts"
-import type { OwnCredentials } from "./OwnCredentials.ts"
+import * as OwnCredentials from "./OwnCredentials.ts"
 import type * as Reader from "./Reader.ts"
 
 export interface Options {
   /** With the index {@link RepositoryIdentity.index}. */
   readonly store: Store<GatewaySync.GatewaySync>
   readonly authorizer: (typeof Authorizer.Authorizer)["Service"]
-  readonly ownCredentials: OwnCredentials
+  readonly ownCredentials: OwnCredentials.OwnCredentials
   readonly writer: AnnotationWriter
 }
 
 /** The credential that fits, and for whom it does. */
 export interface Admitted {
+  readonly _tag: "Admitted"
   readonly credential: string
   readonly reading: Reader.Reading
   readonly gatewaySyncs: ReadonlyArray<GatewaySync.GatewaySync>
+  /** Others may want it too, and their credentials could not be read. */
+  readonly unproven?: OwnCredentials.Unproven
 }
 
-/** Sets of own credentials that are tried for a message that speaks of no repository, such as a ping. */
-const mostTried = 64
+/** None fits. */
+export interface Refused {
+  readonly _tag: "Refused"
+  /** What the operator should know of it. */
+  readonly detail?: string
+}
 
-const hasOwn = ({ spec }: GatewaySync.GatewaySync): boolean =>
-  spec.webhook?.hmac !== undefined || spec.webhook?.token !== undefined
+interface Candidate {
+  readonly cr: GatewaySync.GatewaySync
+  /** Its own credentials, see {@link OwnCredentials.setOf}. */
+  readonly set: string | undefined
+}
+
+const hasOwn = (candidate: Candidate): candidate is Candidate & { readonly set: string } => candidate.set !== undefined
+
+/** Sets of own credentials that one message is compared with. */
+const mostSets = 256
+
+/** Bytes that are gone through for them, about as long as decoding the longest body takes; the first set is free. */
+const mostCompared = Number(ByteSize.mebibytes(16))
+
+/** Secrets that are read at once. */
+const mostReads = 16
+
+const refused = (details: ReadonlyArray<string>): Refused =>
+  details.length === 0 ? { _tag: "Refused" } : { _tag: "Refused", detail: details.slice(0, 3).join("; ") }
 
 export const make = ({ authorizer, ownCredentials, store, writer }: Options) => {
   const of = (reading: Reader.Request) =>
@@ -46,40 +74,66 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       return [...new Map(found.flat().map((cr) => [Resource.key(cr.metadata), cr])).values()]
     })
 
+  /** Which sets of credentials fit; many GatewaySyncs share one, and each is compared once. */
+  const compare = Effect.fnUntraced(function* (
+    request: Authorizer.Signed,
+    candidates: ReadonlyArray<Candidate & { readonly set: string }>
+  ) {
+    const sets = new Map(candidates.map(({ cr, set }) => [set, cr]))
+    const read = yield* Effect.forEach(
+      [...sets].slice(0, mostSets),
+      ([set, cr]) => Effect.map(Effect.result(ownCredentials.of(cr, request)), (own) => ({ set, own })),
+      { concurrency: mostReads }
+    )
+    const now = yield* Clock.currentTimeMillis
+    const fitting = new Set<string>()
+    const problems: Array<string> = []
+    let compared = 0
+    let bytes = 0
+    for (const { own, set } of read) {
+      const credentials = Result.isSuccess(own) ? (own.success?.credentials ?? {}) : { hmac: [] }
+      bytes += Authorizer.weight(request, credentials, now)
+      if (compared > 0 && bytes > mostCompared) break
+      compared++
+      if (Result.isSuccess(own)) problems.push(...(own.success?.problems ?? []))
+      if (Option.isSome(yield* authorizer.authorize(request, credentials))) fitting.add(set)
+    }
+    if (compared < sets.size) problems.push(`it was compared with ${compared} of ${sets.size} sets of credentials only`)
+    const unproven = read.flatMap(({ own }) => (Result.isFailure(own) ? [own.failure] : []))
+    return { fitting, problems, unproven: unproven[0] }
+  })
+
   return {
-    /** @param read decodes the body */
+    /** Fails with `Unproven` when nothing fits, and something that could not be read might. */
     admit: Effect.fnUntraced(function* (
       request: Authorizer.Signed,
       namespace: string | undefined,
       read: () => Reader.Reading
-    ): Effect.fn.Return<Option.Option<Admitted>, StoreNotReady> {
+    ): Effect.fn.Return<Admitted | Refused, StoreNotReady | OwnCredentials.Unproven> {
       const byReceiver = yield* authorizer.authorize(request)
-      const inScope = (cr: GatewaySync.GatewaySync) => namespace === undefined || cr.metadata.namespace === namespace
-      const own = (yield* store.all).filter((cr) => hasOwn(cr) && inScope(cr))
+      const inScope = (all: ReadonlyArray<GatewaySync.GatewaySync>): ReadonlyArray<Candidate> =>
+        all
+          .filter(({ metadata }) => namespace === undefined || metadata.namespace === namespace)
+          .map((cr) => ({ cr, set: OwnCredentials.setOf(cr) }))
+      const own = inScope(yield* store.all).filter(hasOwn)
       if (Option.isNone(byReceiver)) {
-        if (own.length === 0 || !Authorizer.offers(request, yield* Clock.currentTimeMillis)) return Option.none()
+        if (own.length === 0 || !Authorizer.offers(request, yield* Clock.currentTimeMillis)) return refused([])
       }
       const reading = read()
-      const candidates = reading._tag === "Request" ? (yield* of(reading)).filter(inScope) : own.slice(0, mostTried)
-      // Many of them share one Secret, and a body may be long: each set of credentials is compared once.
-      const tried = new Map<string, Option.Option<string>>()
-      const gatewaySyncs: Array<GatewaySync.GatewaySync> = []
-      for (const cr of candidates) {
-        if (!hasOwn(cr)) {
-          if (Option.isSome(byReceiver)) gatewaySyncs.push(cr)
-          continue
-        }
-        const key = JSON.stringify([cr.metadata.namespace, cr.spec.webhook?.hmac, cr.spec.webhook?.token])
-        const verdict = tried.get(key) ?? (yield* authorizer.authorize(request, yield* ownCredentials(cr)))
-        tried.set(key, verdict)
-        if (Option.isSome(verdict)) gatewaySyncs.push(cr)
-      }
-      const credential = Option.orElse(byReceiver, () => Option.liftPredicate("own", () => gatewaySyncs.length > 0))
-      return Option.map(credential, (credential) => ({ credential, reading, gatewaySyncs }))
+      // A message that speaks of no repository, such as a ping, is good with the credentials of any of them.
+      const candidates = reading._tag === "Request" ? inScope(yield* of(reading)) : own
+      const { fitting, problems, unproven } = yield* compare(request, candidates.filter(hasOwn))
+      const gatewaySyncs = candidates.flatMap(({ cr, set }) =>
+        (set === undefined ? Option.isSome(byReceiver) : fitting.has(set)) ? [cr] : []
+      )
+      const [first] = fitting
+      const credential = Option.getOrUndefined(byReceiver) ?? first
+      if (credential === undefined) return yield* unproven ?? Effect.succeed(refused(problems))
+      return { _tag: "Admitted", credential, reading, gatewaySyncs, ...(unproven === undefined ? {} : { unproven }) }
     }),
 
     /** Each of them is tried, also when one fails; the writer bounds how many are written at once. */
-    deliver: Effect.fnUntraced(function* (reading: Reader.Request, gatewaySyncs: Admitted["gatewaySyncs"]) {
+    deliver: Effect.fnUntraced(function* (reading: Reader.Request, { gatewaySyncs, unproven }: Admitted) {
       if (!reading.deliveries.some(({ repositories = [] }) => repositories.length > 0)) {
         return Answer.namesNoRepository(reading)
       }
@@ -93,7 +147,8 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
           ),
         { concurrency: "unbounded" }
       )
-      return Answer.toldAll(reading, told)
+      const answer = Answer.toldAll(reading, told)
+      return unproven === undefined ? answer : Answer.incomplete(answer, unproven)
     })
   }
 }

@@ -1,12 +1,45 @@
 /**
  * Credentials that a GatewaySync brings itself (`spec.webhook.*.secretRef`): they replace the receiver's for it.
- * Secrets are read by name when a request needs them and kept for a minute, so are failures; never listed, never watched.
+ *
+ * **Guarantees**
+ *
+ * - Secrets are read by name, never listed, never watched. What was read counts for a minute, then it is gone.
+ * - Those of the GatewaySyncs in the store are kept warm, so that no answer waits for a read, and a guess does not learn
+ *   by the time which names there are. A read is waited for only in the first half minute of a GatewaySync, or of the
+ *   receiver, and then once for all who ask. A request that offers nothing to compare has none done.
+ * - A Secret that is not there, or lacks the key, fits nobody, and {@link Own.problems} says why. One that cannot be read
+ *   for another cause is no answer to "do they fit?": the request fails with {@link Unproven}, and the next one after two
+ *   seconds reads again. So while the API server is away for longer than a minute, a stranger can tell a GatewaySync
+ *   with credentials of its own from a name that is none; the right sender comes again.
  */
-import { Cache, Data, Effect, type Redacted, Schema } from "effect"
+import { Cache, Clock, Data, Effect, Exit, type Redacted, Schedule, Schema } from "effect"
 import type * as GatewaySync from "../api/GatewaySync.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
+import type { ApiError } from "../kubernetes/ApiError.ts"
 import * as Resource from "../kubernetes/Resource.ts"
+import type { Store } from "../kubernetes/Store.ts"
+import { type NotTaken, soon } from "./AnnotationWriter.ts"
 import * as Authorizer from "./Authorizer.ts"
+
+/** Whether credentials fit cannot be told now. Try again. The message is for the log: it names the Secret. */
+export class Unproven extends Schema.TaggedError<Unproven>()("Unproven", { message: Schema.String }) {}
+
+export interface Own {
+  readonly credentials: Authorizer.Credentials
+  /** Why some of them fit nobody, for the log. */
+  readonly problems: ReadonlyArray<string>
+}
+
+export interface OwnCredentials {
+  /** Undefined for a GatewaySync without credentials of its own. They fit nobody when the request offers nothing. */
+  readonly of: (cr: GatewaySync.GatewaySync, request: Authorizer.Signed) => Effect.Effect<Own | undefined, Unproven>
+}
+
+/** Equal texts for GatewaySyncs with the same credentials; none for one that brings none. */
+export const setOf = ({ metadata, spec }: GatewaySync.GatewaySync): string | undefined =>
+  spec.webhook?.hmac === undefined && spec.webhook?.token === undefined
+    ? undefined
+    : JSON.stringify([metadata.namespace, spec.webhook.hmac?.secretRef, spec.webhook.token?.secretRef])
 
 const Secret = Schema.Struct({ data: Schema.optionalKey(Schema.Record(Schema.String, Schema.String)) })
 const decode = Schema.decodeUnknownEffect(Secret)
@@ -14,38 +47,103 @@ const decodeValue = Schema.decodeEffect(Schema.StringFromBase64)
 
 class Key extends Data.Class<{ readonly namespace: string; readonly name: string; readonly key: string }> {}
 
-export type OwnCredentials = (cr: GatewaySync.GatewaySync) => Effect.Effect<Authorizer.Credentials | undefined>
+/** What a Secret holds under a key. */
+interface Held {
+  readonly secrets: ReadonlyArray<Redacted.Redacted>
+  readonly problem?: string
+}
 
-/** Answers undefined for a GatewaySync without credentials of its own. A Secret that cannot be read fits nobody. */
-export const make = Effect.gen(function* () {
-  const client = yield* ApiClient
-  const cache = yield* Cache.make({
-    capacity: 1000,
-    timeToLive: "1 minute",
-    lookup: ({ key, name, namespace }: Key) =>
-      client.get(Resource.secrets, { namespace, name }).pipe(
-        Effect.flatMap(decode),
-        Effect.flatMap(({ data }) => decodeValue(data?.[key] ?? "")),
-        Effect.map(Authorizer.lines),
-        Effect.catch(({ _tag }) =>
-          Effect.as(
-            Effect.logWarning(
-              `the webhook credentials in Secret ${name} cannot be read, so they fit nobody (${_tag})`
-            ).pipe(Effect.annotateLogs({ namespace })),
-            [] as ReadonlyArray<Redacted.Redacted>
-          )
-        )
-      )
+/** Each of them costs a pass over the body, for strangers too, and who may write the Secret is no friend of all others. */
+const mostSecrets = 8
+
+const held = (text: string): Held => {
+  const secrets = Authorizer.lines(text)
+  if (secrets.length === 0) return { secrets, problem: "is empty" }
+  return secrets.length <= mostSecrets
+    ? { secrets }
+    : { secrets: secrets.slice(0, mostSecrets), problem: `has ${secrets.length} lines, of which ${mostSecrets} count` }
+}
+
+const nothing = (problem: string): Effect.Effect<Held> => Effect.succeed({ secrets: [], problem })
+
+const wayOut = ({ reason }: ApiError): string =>
+  reason._tag === "Forbidden" ? "; Stoker needs the right to get Secrets there (RBAC)" : ""
+
+const kept = { unread: "2 seconds", read: "1 minute", warm: "30 seconds" } as const
+
+/** Of all namespaces. Those that were not used for longest are read again when they are needed. */
+const capacity = 1000
+
+const keysOf = ({ metadata: { namespace }, spec: { webhook } }: GatewaySync.GatewaySync) =>
+  (["hmac", "token"] as const).flatMap((kind) => {
+    const ref = webhook?.[kind]?.secretRef
+    return ref === undefined ? [] : [{ kind, key: new Key({ namespace, name: ref.name, key: ref.key }) }]
   })
-  return Effect.fnUntraced(function* (cr) {
-    const { hmac, token } = cr.spec.webhook ?? {}
-    if (hmac === undefined && token === undefined) return undefined
-    const secrets = ({ secretRef }: { readonly secretRef: GatewaySync.SecretKeyRef }) =>
-      Cache.get(cache, new Key({ namespace: cr.metadata.namespace, ...secretRef }))
-    const credentials: Authorizer.Credentials = {
-      ...(hmac === undefined ? {} : { hmac: yield* secrets(hmac) }),
-      ...(token === undefined ? {} : { token: yield* secrets(token) })
-    }
-    return credentials
-  }) satisfies OwnCredentials as OwnCredentials
+
+/** Lives as long as the scope. */
+export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.GatewaySync>) {
+  const client = yield* ApiClient
+
+  const read = ({ key, name, namespace }: Key): Effect.Effect<Held, Unproven> =>
+    client.get(Resource.secrets, { namespace, name }).pipe(
+      soon,
+      Effect.flatMap(decode),
+      Effect.flatMap(({ data }) =>
+        data !== undefined && Object.hasOwn(data, key)
+          ? Effect.map(decodeValue(data[key] ?? ""), held)
+          : nothing("is not in it")
+      ),
+      Effect.catchTag("SchemaError", () => nothing("is no text")),
+      Effect.catchReason("ApiError", "NotFound", () => nothing("is in a Secret that is not there")),
+      Effect.mapError(
+        (error: ApiError | NotTaken) =>
+          new Unproven({
+            message: `Secret ${namespace}/${name} of spec.webhook cannot be read: ${error.message}${error._tag === "ApiError" ? wayOut(error) : ""}`
+          })
+      )
+    )
+
+  const cache = yield* Cache.makeWith(read, {
+    capacity,
+    timeToLive: (exit) => (Exit.isSuccess(exit) ? kept.read : kept.unread)
+  })
+
+  // What cannot be read now stays as it is until its minute is over.
+  const warm = Effect.gen(function* () {
+    const keys = new Map((yield* store.all).flatMap(keysOf).map(({ key }) => [JSON.stringify(key), key]))
+    const refresh = (key: Key) => Effect.ignore(Effect.flatMap(read(key), (found) => Cache.set(cache, key, found)))
+    yield* Effect.forEach([...keys.values()].slice(0, capacity), refresh, { concurrency: 4, discard: true })
+  })
+  yield* store.ready.pipe(
+    Effect.andThen(Effect.repeat(Effect.ignore(warm), Schedule.spaced(kept.warm))),
+    Effect.forkScoped
+  )
+
+  return {
+    of: Effect.fnUntraced(function* (cr, request) {
+      const keys = keysOf(cr)
+      if (keys.length === 0) return undefined
+      const isAsked = Authorizer.offers(request, yield* Clock.currentTimeMillis)
+      const found = yield* Effect.forEach(
+        keys,
+        ({ key, kind }) =>
+          Effect.map(
+            isAsked ? Cache.get(cache, key) : Effect.succeed<Held>({ secrets: [] }),
+            ({ problem, secrets }) => ({
+              credentials: { [kind]: secrets },
+              problems:
+                problem === undefined
+                  ? []
+                  : [`the key ${key.key} of Secret ${key.namespace}/${key.name} (spec.webhook.${kind}) ${problem}`]
+            })
+          ),
+        { concurrency: keys.length }
+      )
+      const own: Own = {
+        credentials: Object.assign({}, ...found.map(({ credentials }) => credentials)),
+        problems: found.flatMap(({ problems }) => problems)
+      }
+      return own
+    })
+  } satisfies OwnCredentials as OwnCredentials
 })

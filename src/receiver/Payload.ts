@@ -6,7 +6,7 @@
  */
 import { Predicate, Result } from "effect"
 import { createHash } from "node:crypto"
-import * as Body from "./Body.ts"
+import type * as Body from "./Body.ts"
 import * as Reader from "./Reader.ts"
 import * as ArgoCD from "./senders/ArgoCD.ts"
 import * as AzureDevOps from "./senders/AzureDevOps.ts"
@@ -75,14 +75,15 @@ const parseObject = (text: string): Result.Result<Reader.Message["body"], string
   )
 }
 
-/** @param bytes the body as it came: what was signed */
-export const read = (headers: Reader.Headers, bytes: Uint8Array): Reader.Reading => {
-  const body = Result.flatMap(Body.text(headers, bytes), parseObject)
+export const read = ({ headers, text }: Body.Received): Reader.Reading => {
+  const json = text()
+  if (Result.isFailure(json)) return Reader.invalid(json.failure)
+  const body = parseObject(json.success)
   if (Result.isFailure(body)) return Reader.invalid(body.failure)
   const marked = markedBy(headers)
   const message: Reader.Message = {
     body: body.success,
-    digest: createHash("sha256").update(bytes).digest("base64url"),
+    digest: createHash("sha256").update(json.success).digest("base64url"),
     ...Reader.optional("id", deliveryId(headers)),
     ...(marked === undefined
       ? {}

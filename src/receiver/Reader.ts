@@ -15,7 +15,7 @@ export interface Message {
   /** The sender's id of this delivery. */
   readonly id?: string
   readonly body: Readonly<Record<string, unknown>>
-  /** Of the bytes that came. */
+  /** Of the JSON's text, also where a form was wrapped around it: by that a message is known again. */
   readonly digest: string
 }
 
@@ -31,6 +31,8 @@ export interface Request {
   readonly sender: RequestedRef.Sender
   readonly patience: Patience
   readonly deliveries: Array.NonEmptyReadonlyArray<RequestedRef.Delivery>
+  /** Why something else in the message could not be read: said when none of the deliveries is for the GatewaySync. */
+  readonly problem?: string
 }
 
 /** Understood, and nothing to do. */

@@ -8,11 +8,12 @@
  * is persisted; what may succeed later is 503 with `Retry-After`, never 500.
  *
  * Failed attempts are counted by client address, and only failed ones are refused for their number: behind an Ingress
- * all senders share one address. Authorised deliveries are counted by credential and path.
+ * all senders share one address. Authorised deliveries are counted by credential and path. Only requests that are let in
+ * are traced.
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeHttpServerRequest from "@effect/platform-node/NodeHttpServerRequest"
-import { ByteSize, Cause, Duration, Effect, identity, Layer, Metric, Option } from "effect"
+import { ByteSize, Cause, Clock, Context, Duration, Effect, identity, Layer, Metric, Option } from "effect"
 import { HttpMiddleware, HttpRouter, HttpServer, type HttpServerRequest } from "effect/http"
 import type { IpNetwork } from "effect/net"
 import { createServer } from "node:http"
@@ -21,14 +22,15 @@ import type { Store } from "../kubernetes/Store.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import * as AnnotationWriter from "./AnnotationWriter.ts"
 import * as Answer from "./Answer.ts"
-import { Authorizer, type Signed } from "./Authorizer.ts"
+import { Authorizer } from "./Authorizer.ts"
+import * as Body from "./Body.ts"
 import * as BodyReader from "./BodyReader.ts"
 import * as Goodbye from "./Goodbye.ts"
 import * as Hook from "./Hook.ts"
 import * as OwnCredentials from "./OwnCredentials.ts"
 import * as Payload from "./Payload.ts"
 import * as RateLimit from "./RateLimit.ts"
-import type * as Reader from "./Reader.ts"
+import * as Reader from "./Reader.ts"
 
 /** Bytes of a body at most; a longer one is refused, never cut. */
 export const mostBytes = ByteSize.mebibytes(4)
@@ -41,16 +43,24 @@ export const requests = Metric.counter("stoker_webhook_receiver_requests_total",
   incremental: true
 })
 
+export const duration = Metric.histogram("stoker_webhook_receiver_request_duration_seconds", {
+  description: "How long webhook requests took, by sender: from their headers to the answer.",
+  boundaries: Metric.exponentialBoundaries({ start: 0.001, factor: 2, count: 14 })
+})
+
 /** What Kubernetes takes as a name; anything else in the path names no object, and never becomes part of a URL. */
 const isName = (text: string | undefined): text is string =>
   text !== undefined && text.length <= 253 && /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(text)
 
 /** Any cause as an answer. A client that hung up gets none. */
-const recover = Effect.catchCause((cause: Cause.Cause<never>) =>
-  Cause.hasInterruptsOnly(cause)
-    ? Effect.failCause(cause)
-    : Effect.as(Effect.logError("a webhook request failed in an unforeseen way", cause), Answer.broken)
-)
+const answerOf = (cause: Cause.Cause<Answer.Failure>): Effect.Effect<Answer.Answer> =>
+  Option.match(Cause.findErrorOption(cause), {
+    onSome: (error) => Effect.succeed(Answer.failed(error)),
+    onNone: () =>
+      Cause.hasInterruptsOnly(cause)
+        ? Effect.failCause(cause as Cause.Cause<never>)
+        : Effect.as(Effect.logError("a webhook request failed in an unforeseen way", cause), Answer.broken)
+  })
 
 export interface Limits {
   /** Failed attempts of one client address in a minute; 0: any number. */
@@ -80,8 +90,15 @@ export interface Options {
   readonly trustedProxies?: ReadonlyArray<IpNetwork.IpNetwork>
 }
 
-type Answered<E = never> = Effect.Effect<Answer.Answer, E | AnnotationWriter.WriteError>
 type Params = Readonly<Record<string, string | undefined>>
+
+/** A request that is let in. */
+interface Admitted {
+  /** By which it is, and to which path: what deliveries are counted by. */
+  readonly credential: string
+  readonly path: string
+  readonly answer: Effect.Effect<Answer.Answer, Answer.Failure>
+}
 
 const wrongMethod = (method: string, allow: string): Answer.Answer =>
   Answer.refused(405, `${method} is not for this: use ${allow}`, { headers: { allow } })
@@ -89,12 +106,16 @@ const wrongMethod = (method: string, allow: string): Answer.Answer =>
 /** A GET that carries something, as Argo CD and Kargo send it unless told otherwise, or Gitea when told so. */
 const usePost = Answer.refused(400, "use POST: a GET with a body or a payload changes nothing")
 
-const encodingOf = ({ headers }: Signed): string | undefined => {
+const encodingOf = ({ headers }: Body.Received): string | undefined => {
   const encoding = headers["content-encoding"]
   return encoding === undefined || encoding === "" || encoding === "identity" ? undefined : encoding
 }
 
-const decode = (signed: Signed): Reader.Reading => Payload.read(signed.headers, signed.body)
+/** By the sender's id, where the headers do not tell it. */
+const named = (answer: Answer.Answer, reading: Reader.Request): Answer.Answer => {
+  const [{ id }] = reading.deliveries
+  return id === undefined ? answer : { ...answer, delivery: id }
+}
 
 /** For the router of the {@link layer}: a name that came out empty must not turn a hook for one into one for many. */
 export const routerConfig = {
@@ -110,32 +131,35 @@ export const layer = ({ limits: changed, store }: Options) =>
     Effect.fnUntraced(function* (router) {
       const limits = { ...defaultLimits, ...changed }
       const authorizer = yield* Authorizer
-      const ownCredentials = yield* OwnCredentials.make
+      const ownCredentials = yield* OwnCredentials.make(store)
       const writer = yield* AnnotationWriter.make(store)
       const hook = Hook.make({ authorizer, ownCredentials, store, writer })
       const bodies = yield* BodyReader.make({ most: mostBytes, inAll: mostBytesInAll })
       const failures = yield* RateLimit.make(limits.failuresPerMinute)
       const deliveries = yield* RateLimit.make(limits.deliveriesPerMinute)
 
-      const unauthorized = (request: HttpServerRequest.HttpServerRequest) =>
-        Effect.map(
+      const refuse = (answer: Answer.Answer) => Effect.fail<Answer.Refused>({ _tag: "Refused", answer })
+
+      /** @param detail for the log: why nobody can have the right ones */
+      const unauthorized = (request: HttpServerRequest.HttpServerRequest, detail?: string) =>
+        Effect.flatMap(
           failures.take(Option.getOrElse(request.remoteAddress, () => "")),
           Option.match({
-            onNone: () => Answer.unauthorized,
-            onSome: (seconds): Answer.Answer => ({ ...Answer.tooMany(seconds, "wrong credentials"), isNoise: true })
+            onNone: () => refuse(detail === undefined ? Answer.unauthorized : { ...Answer.unauthorized, detail }),
+            onSome: (seconds) => refuse({ ...Answer.tooMany(seconds, "wrong credentials"), isNoise: true })
           })
         )
 
-      const unlessTooMany = <E>(credential: string, path: string, next: Answered<E>): Answered<E> =>
+      const unlessTooMany = (admitted: Admitted) =>
         Effect.flatMap(
-          deliveries.take(`${credential} ${path}`),
+          deliveries.take(`${admitted.credential} ${admitted.path}`),
           Option.match({
-            onNone: () => next,
-            onSome: (seconds) => Effect.succeed(Answer.tooMany(seconds, "deliveries"))
+            onNone: () => Effect.succeed(admitted),
+            onSome: (seconds) => refuse(Answer.tooMany(seconds, "deliveries"))
           })
         )
 
-      const signedOf = (request: HttpServerRequest.HttpServerRequest) =>
+      const receive = (request: HttpServerRequest.HttpServerRequest) =>
         Effect.suspend(() => {
           const { headers } = request
           const announced = Number(headers["content-length"] ?? 0)
@@ -144,59 +168,70 @@ export const layer = ({ limits: changed, store }: Options) =>
             NodeHttpServerRequest.toServerResponse(request).writeContinue()
           }
           const body = bodies.read(NodeHttpServerRequest.toIncomingMessage(request), announced)
-          return Effect.map(body, (body): Signed => ({ headers, body }))
+          return Effect.map(body, (body) => Body.received(headers, body))
         })
 
       /** For one GatewaySync. */
       const toOne = Effect.fnUntraced(function* (
         request: HttpServerRequest.HttpServerRequest,
         { name, namespace }: Params
-      ) {
-        if (request.method !== "POST" && request.method !== "GET") return wrongMethod(request.method, "GET, POST")
-        const signed = yield* signedOf(request)
+      ): Effect.fn.Return<Admitted, Answer.Failure> {
+        if (request.method !== "POST" && request.method !== "GET") {
+          return yield* refuse(wrongMethod(request.method, "GET, POST"))
+        }
+        const received = yield* receive(request)
         const ref = isName(namespace) && isName(name) ? { namespace, name } : undefined
         const known = ref === undefined ? Option.none() : yield* store.get(ref)
-        const own = Option.isSome(known) ? yield* ownCredentials(known.value) : undefined
-        const credential = yield* authorizer.authorize(signed, own)
-        if (Option.isNone(credential)) return yield* unauthorized(request)
+        const own = Option.isSome(known) ? yield* ownCredentials.of(known.value, received) : undefined
+        const credential = yield* authorizer.authorize(received, own?.credentials)
+        if (Option.isNone(credential)) return yield* unauthorized(request, own?.problems[0])
 
         const answer = Effect.gen(function* () {
-          if (request.method === "GET" && (signed.body.length > 0 || hasPayload(request.url))) return usePost
-          const encoding = encodingOf(signed)
+          if (request.method === "GET" && (received.body.length > 0 || hasPayload(request.url))) return usePost
+          const encoding = encodingOf(received)
           if (encoding !== undefined) return Answer.encoded(encoding)
-          const reading = request.method === "GET" ? undefined : decode(signed)
+          const reading = request.method === "GET" ? undefined : Payload.read(received)
           if (reading?._tag === "Invalid") return Answer.refused(400, reading.message)
 
           if (ref === undefined) return Answer.notFound
           // A GET is read live: the store may not have yet what a POST has just written.
           const cr = Option.isSome(known) && reading !== undefined ? known.value : yield* writer.read(ref)
-          const late = Option.isSome(known) ? own : yield* ownCredentials(cr)
+          const late = Option.isSome(known) ? own : yield* ownCredentials.of(cr, received)
           // It came after the store's last look, and it may bring credentials of its own.
           if (Option.isNone(known) && late !== undefined) {
-            if (Option.isNone(yield* authorizer.authorize(signed, late))) return yield* unauthorized(request)
+            if (Option.isNone(yield* authorizer.authorize(received, late.credentials))) {
+              return yield* unauthorized(request, late.problems[0])
+            }
           }
           if (reading === undefined) return Answer.reported(cr, authorizer.isOpen && late === undefined)
           if (reading._tag === "Ignored") return Answer.ignored(reading.sender, reading.reason, cr)
           const span = yield* Effect.option(Effect.currentSpan)
-          return Answer.decided(reading, yield* writer.write(ref, reading.deliveries, span))
+          return named(Answer.decided(reading, yield* writer.write(ref, reading.deliveries, span)), reading)
         })
-        return yield* unlessTooMany(credential.value, `${namespace}/${name}`, answer)
+        return { credential: credential.value, path: `${namespace}/${name}`, answer }
       })
 
       /** For every GatewaySync of the repository in the body. */
-      const toAll = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest, { namespace }: Params) {
-        if (request.method !== "POST" && request.method !== "GET") return wrongMethod(request.method, "POST")
-        const signed = yield* signedOf(request)
-        if (request.method === "GET") {
-          return signed.body.length > 0 || hasPayload(request.url) ? usePost : wrongMethod("GET", "POST")
+      const toAll = Effect.fnUntraced(function* (
+        request: HttpServerRequest.HttpServerRequest,
+        { namespace }: Params
+      ): Effect.fn.Return<Admitted, Answer.Failure> {
+        if (request.method !== "POST" && request.method !== "GET") {
+          return yield* refuse(wrongMethod(request.method, "POST"))
         }
-        const encoding = encodingOf(signed)
-        const admitted = yield* hook.admit(signed, namespace, () =>
-          encoding === undefined ? decode(signed) : { _tag: "Invalid", message: "" }
+        const received = yield* receive(request)
+        if (request.method === "GET") {
+          return yield* refuse(
+            received.body.length > 0 || hasPayload(request.url) ? usePost : wrongMethod("GET", "POST")
+          )
+        }
+        const encoding = encodingOf(received)
+        const admission = yield* hook.admit(received, namespace, () =>
+          encoding === undefined ? Payload.read(received) : Reader.invalid("")
         )
-        if (Option.isNone(admitted)) return yield* unauthorized(request)
-        const { credential, gatewaySyncs, reading } = admitted.value
-        const answer = Effect.suspend((): Answered => {
+        if (admission._tag === "Refused") return yield* unauthorized(request, admission.detail)
+        const { credential, reading } = admission
+        const answer = Effect.suspend((): Effect.Effect<Answer.Answer> => {
           if (encoding !== undefined) return Effect.succeed(Answer.encoded(encoding))
           if (namespace !== undefined && !isName(namespace)) return Effect.succeed(Answer.notFound)
           switch (reading._tag) {
@@ -205,10 +240,10 @@ export const layer = ({ limits: changed, store }: Options) =>
             case "Ignored":
               return Effect.succeed(Answer.ignoredHere(reading.sender, reading.reason))
             case "Request":
-              return hook.deliver(reading, gatewaySyncs)
+              return Effect.map(hook.deliver(reading, admission), (answer) => named(answer, reading))
           }
         })
-        return yield* unlessTooMany(credential, namespace ?? "", answer)
+        return { credential, path: namespace ?? "", answer }
       })
 
       type To = typeof toOne | typeof toAll
@@ -218,46 +253,28 @@ export const layer = ({ limits: changed, store }: Options) =>
         request: HttpServerRequest.HttpServerRequest,
         params: Params
       ) {
-        const result = yield* to(request, params).pipe(
-          Effect.catchTags({
-            TooLong: ({ message }) => Effect.succeed(Answer.refused(413, message)),
-            GivenUp: ({ message }) => Effect.succeed(Answer.tryAgain(message, message)),
-            BrokenOff: ({ message }) => Effect.succeed(Answer.refused(400, message))
+        const begun = yield* Clock.currentTimeNanos
+        const where = present({
+          namespace: isName(params["namespace"]) ? params["namespace"] : undefined,
+          name: isName(params["name"]) ? params["name"] : undefined,
+          delivery: Payload.deliveryId(request.headers)
+        })
+        const noted = (answer: Effect.Effect<Answer.Answer>) => Effect.tap(answer, (told) => note(request, begun, told))
+        const answer = yield* to(request, params).pipe(
+          Effect.flatMap(unlessTooMany),
+          Effect.matchCauseEffect({
+            onFailure: (cause) => noted(answerOf(cause)),
+            onSuccess: ({ answer }) =>
+              answer.pipe(Effect.catchCause(answerOf), noted, traced(begun, request.headers["traceparent"], where))
           }),
-          Effect.catch((error) => Effect.succeed(Answer.failed(error))),
           Effect.onInterrupt(() => Effect.logInfo("webhook sender hung up before it was answered")),
-          recover
+          Effect.annotateLogs(where)
         )
-        yield* note(request, result)
-        return Answer.respond(result)
+        return Answer.respond(answer)
       })
 
       const route = (path: `/${string}`, to: To) =>
-        router.add("*", path, (request) =>
-          Effect.flatMap(HttpRouter.params, (params) => {
-            const where = present({
-              namespace: isName(params["namespace"]) ? params["namespace"] : undefined,
-              name: isName(params["name"]) ? params["name"] : undefined,
-              delivery: Payload.deliveryId(request.headers)
-            })
-            return handle(to, request, params).pipe(
-              Effect.annotateLogs(where),
-              Effect.withSpan(
-                "accept",
-                {
-                  kind: "server",
-                  attributes: where,
-                  ...Option.match(Traceparent.parse(request.headers["traceparent"]), {
-                    onNone: () => ({}),
-                    onSome: (parent) => ({ parent })
-                  })
-                },
-                // It costs more than the span, and there is but one place.
-                { captureStackTrace: false }
-              )
-            )
-          })
-        )
+        router.add("*", path, (request) => Effect.flatMap(HttpRouter.params, (params) => handle(to, request, params)))
       yield* route("/webhook/:namespace/:name", toOne)
       yield* route("/webhook/:namespace", toAll)
       yield* route("/webhook", toAll)
@@ -270,12 +287,56 @@ const hasPayload = (url: string): boolean => /[?&]payload=/.test(url)
 const present = (facts: Readonly<Record<string, unknown>>): Record<string, unknown> =>
   Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== undefined))
 
-/** One log line, one count, and what the span tells. */
-const note = Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest, answer: Answer.Answer) {
+/**
+ * In the span `accept`, which began when the request did. Only who is let in has one: strangers must not fill the store of
+ * traces. By the tracer itself, since the options of a span take no time of its beginning.
+ */
+const traced =
+  (startTime: bigint, traceparent: string | undefined, attributes: Readonly<Record<string, unknown>>) =>
+  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    Effect.gen(function* () {
+      const tracer = yield* Effect.tracer
+      const parent = Traceparent.parse(traceparent)
+      const span = tracer.span({
+        name: "accept",
+        kind: "server",
+        parent,
+        root: false,
+        sampled: Option.match(parent, { onNone: () => true, onSome: ({ sampled }) => sampled }),
+        annotations: Context.empty(),
+        links: [],
+        startTime
+      })
+      for (const [key, value] of Object.entries(attributes)) span.attribute(key, value)
+      return yield* effect.pipe(
+        // A stack trace costs more than the span, and there is but one place.
+        Effect.withParentSpan(span, { captureStackTrace: false }),
+        Effect.onExit((exit) => Effect.map(Clock.currentTimeNanos, (now) => span.end(now, exit)))
+      )
+    })
+
+/** As much of a reason as is told: what a sender writes may be in it. */
+const longestReason = 500
+
+/** One log line, one count, how long it took, and what the span tells, where there is one. */
+const note = Effect.fnUntraced(function* (
+  request: HttpServerRequest.HttpServerRequest,
+  begun: bigint,
+  answer: Answer.Answer
+) {
   const sender = answer.sender ?? "unknown"
   yield* Metric.update(Metric.withAttributes(requests, { source: sender, status_code: String(answer.status) }), 1)
+  const seconds = Number((yield* Clock.currentTimeNanos) - begun) / 1e9
+  yield* Metric.update(Metric.withAttributes(duration, { source: sender }), seconds)
   const reason = answer.detail ?? answer.body["error"] ?? answer.body["reason"] ?? answer.body["message"]
-  const facts = present({ sender, ref: answer.ref, status: answer.status, gatewaysyncs: answer.count, reason })
+  const facts = present({
+    sender,
+    delivery: answer.delivery,
+    ref: answer.ref,
+    status: answer.status,
+    gatewaysyncs: answer.count,
+    reason: reason === undefined ? undefined : String(reason).slice(0, longestReason)
+  })
   yield* Effect.annotateCurrentSpan(facts)
   const outcome =
     request.method === "GET"
@@ -322,9 +383,7 @@ export const serve = (options: Options & { readonly port: number; readonly host?
         HttpServer.serve(
           routes.pipe(
             Effect.catchTag("HttpServerError", () => Effect.succeed(elsewhere)),
-            Effect.catchCause((cause: Cause.Cause<never>) =>
-              Effect.map(recover(Effect.failCause(cause)), Answer.respond)
-            ),
+            Effect.catchCause((cause: Cause.Cause<never>) => Effect.map(answerOf(cause), Answer.respond)),
             believing,
             goodbye.middleware
           )

@@ -5,6 +5,7 @@ import type { HttpServer } from "effect/http"
 import * as fc from "fast-check"
 import * as GitRef from "../../src/api/GitRef.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
+import * as Body from "../../src/receiver/Body.ts"
 import * as Payload from "../../src/receiver/Payload.ts"
 import { MemoryApi } from "../receiver/MemoryApi.ts"
 import { bearer, both, run, silent } from "../receiver/running.ts"
@@ -28,7 +29,7 @@ const target: RequestedRef.Target = {
 
 /** Never throws; what it understands is legal and small enough for an annotation; what it does not, it says why. */
 const readsWell = ({ body, headers }: Input): void => {
-  const reading = Payload.read(headers, body)
+  const reading = Payload.read(Body.received(headers, body))
   switch (reading._tag) {
     case "Invalid":
       assert.isNotEmpty(reading.message)

@@ -3,9 +3,23 @@ import { assert, describe, it } from "@effect/vitest"
 import { ConfigProvider, Effect, FileSystem, Layer, Option, Redacted, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { sign } from "@octokit/webhooks-methods"
+import type * as Crypto from "node:crypto"
 import { createHmac } from "node:crypto"
 import { Webhook } from "standardwebhooks"
+import { vi } from "vitest"
 import { Authorizer, type Credentials, lines, offers } from "../../src/receiver/Authorizer.ts"
+import * as Body from "../../src/receiver/Body.ts"
+
+/** How often a body is gone through: that is what takes time when it is long. */
+const digests = vi.hoisted(() => ({ count: 0 }))
+vi.mock("node:crypto", async (original) => {
+  const crypto = await original<typeof Crypto>()
+  const counted: typeof createHmac = (...options) => {
+    digests.count++
+    return crypto.createHmac(...options)
+  }
+  return { ...crypto, createHmac: counted }
+})
 
 const secret = "It's a Secret to Everybody"
 const redacted = (...texts: ReadonlyArray<string>) => texts.map((text) => Redacted.make(text))
@@ -22,7 +36,7 @@ const asked = (
   body: string | Uint8Array = "Hello, World!"
 ) =>
   Authorizer.use((authorizer) =>
-    isAuthorized(authorizer, { headers, body: typeof body === "string" ? Buffer.from(body) : body })
+    isAuthorized(authorizer, Body.received(headers, typeof body === "string" ? Buffer.from(body) : body))
   ).pipe(Effect.provide(Authorizer.layerOf(credentials)))
 
 const hmac = { hmac: redacted(secret) }
@@ -254,21 +268,26 @@ describe("what is offered", () => {
     [{ authorization: "Digest x" }, false],
     [{ "x-hub-signature-256": "" }, false],
     [{ "webhook-signature": "v1,AAAA", "webhook-id": "a", "webhook-timestamp": "1" }, false],
-    [{ "x-hub-signature-256": "sha256=" }, true],
+    [{ "x-hub-signature-256": "sha256=" }, false],
+    [{ "x-hub-signature-256": "sha1=01dc10d0c83e72ed246219cdd91669667fe2ca59" }, false],
+    [{ "x-gitea-signature": "x" }, false],
+    [{ "webhook-signature": "v1,AAAA", "webhook-id": "a", "webhook-timestamp": "1000000" }, false],
+    [{ "x-hub-signature-256": hello }, true],
+    [{ "x-gogs-signature": hello.slice(7) }, true],
     [{ authorization: "Bearer x" }, true],
     [{ "x-gitlab-token": "x" }, true]
   ])("%j: %s", (headers, expected) =>
-    assert.strictEqual(offers({ headers, body: new Uint8Array() }, 1_000_000_000), expected)
+    assert.strictEqual(offers(Body.received(headers, new Uint8Array()), 1_000_000_000), expected)
   )
 
   it.effect("tells by which of the credentials, in words that tell nothing of them", () =>
     Effect.gen(function* () {
       const { authorize } = yield* Authorizer
       const body = Buffer.from("Hello, World!")
-      assert.deepStrictEqual(yield* authorize({ headers: signed(hello), body }), Option.some("hmac 1"))
+      assert.deepStrictEqual(yield* authorize(Body.received(signed(hello), body)), Option.some("hmac 1"))
       const headers = { authorization: "Bearer s3cret" }
-      assert.deepStrictEqual(yield* authorize({ headers, body }), Option.some("token 0"))
-      assert.deepStrictEqual(yield* authorize({ headers, body }, {}), Option.some("open"))
+      assert.deepStrictEqual(yield* authorize(Body.received(headers, body)), Option.some("token 0"))
+      assert.deepStrictEqual(yield* authorize(Body.received(headers, body), {}), Option.some("open"))
     }).pipe(Effect.provide(Authorizer.layerOf({ hmac: redacted("old", secret), token: redacted("s3cret") })))
   )
 })
@@ -308,7 +327,7 @@ describe("methods together", () => {
   it.effect("credentials of one GatewaySync replace the receiver's", () =>
     Effect.gen(function* () {
       const authorizer = yield* Authorizer
-      const request = { headers: { authorization: "Bearer s3cret" }, body: new Uint8Array() }
+      const request = Body.received({ authorization: "Bearer s3cret" }, new Uint8Array())
       assert.isTrue(yield* isAuthorized(authorizer, request))
       assert.isFalse(yield* isAuthorized(authorizer, request, { token: redacted("own") }))
       assert.isFalse(yield* isAuthorized(authorizer, request, { hmac: redacted("own") }))
@@ -317,20 +336,12 @@ describe("methods together", () => {
 })
 
 describe("time", () => {
-  /** How often the body is gone through: that is what takes time when it is long. */
   const passes = (credentials: Credentials, headers: Readonly<Record<string, string>>) =>
     Effect.gen(function* () {
       const { authorize } = yield* Authorizer
-      let count = 0
-      const request = {
-        headers,
-        get body() {
-          count++
-          return Buffer.from("Hello, World!")
-        }
-      }
-      yield* authorize(request, credentials)
-      return count
+      digests.count = 0
+      yield* authorize(Body.received(headers, Buffer.from("Hello, World!")), credentials)
+      return digests.count
     }).pipe(Effect.provide(Authorizer.layerOf({})))
 
   it.effect("is the same whether there is a secret or not, up to two of them", () =>
@@ -352,13 +363,13 @@ describe("time", () => {
 
 describe("configuration", () => {
   const configured = (env: Record<string, string>) =>
-    Authorizer.layer.pipe(
+    Authorizer.layerConfigured.pipe(
       Layer.provide(NodeFileSystem.layer),
-      Layer.provide(ConfigProvider.layer(ConfigProvider.fromEnv({ env })))
+      Layer.provide(ConfigProvider.layer(ConfigProvider.fromEnv({ env, preserveEmptyStrings: true })))
     )
   const bearer = (token: string) =>
     Authorizer.use((authorizer) =>
-      isAuthorized(authorizer, { headers: { authorization: `Bearer ${token}` }, body: new Uint8Array() })
+      isAuthorized(authorizer, Body.received({ authorization: `Bearer ${token}` }, new Uint8Array()))
     )
 
   it.effect("from the environment, the newline of echo dropped", () =>
@@ -386,10 +397,23 @@ describe("configuration", () => {
     )
   )
 
-  it.effect("nothing set is open, and an empty variable is not set", () =>
+  it.effect("nothing set is open, and an empty variable is a Secret that holds nothing: closed", () =>
     Effect.gen(function* () {
       assert.isTrue(yield* Effect.provide(bearer("x"), configured({})))
-      assert.isTrue(yield* Effect.provide(bearer("x"), configured({ WEBHOOK_HMAC_SECRET: "" })))
+      assert.isFalse(yield* Effect.provide(bearer("x"), configured({ WEBHOOK_HMAC_SECRET: "" })))
+      assert.isFalse(yield* Effect.provide(bearer(""), configured({ WEBHOOK_BEARER_TOKEN: "" })))
+      // As a chart leaves it that has no Secret to mount.
+      assert.isTrue(yield* Effect.provide(bearer("x"), configured({ WEBHOOK_HMAC_SECRET_FILE: "" })))
+    })
+  )
+
+  it.effect("an empty variable of the process is closed as well", () =>
+    Effect.gen(function* () {
+      yield* Effect.acquireRelease(
+        Effect.sync(() => vi.stubEnv("WEBHOOK_HMAC_SECRET", "")),
+        () => Effect.sync(() => vi.unstubAllEnvs())
+      )
+      assert.isFalse(yield* Effect.provide(bearer("x"), Authorizer.layer.pipe(Layer.provide(NodeFileSystem.layer))))
     })
   )
 

@@ -111,7 +111,7 @@ describe("one hook for many", () => {
         assert.strictEqual((yield* post({ ref: "v2", repoURL: "github.com:acme/plant" }, everywhere)).status, 202)
         const elsewhere = yield* post({ ref: "v2", repoURL: "https://git.example/x" }, everywhere)
         assert.strictEqual(elsewhere.status, 422)
-        assert.include(elsewhere.body["error"], "no GatewaySync has the repository https://git.example/x")
+        assert.include(elsewhere.body["error"], "no GatewaySync has the repository git.example/x")
         const none = yield* post({ ref: "v2" }, everywhere)
         assert.strictEqual(none.status, 422)
         assert.include(none.body["error"], "/webhook/{namespace}/{name}")
@@ -177,6 +177,54 @@ describe("one hook for many", () => {
         assert.deepInclude(lines[0], { message: ["webhook accepted"], sender: "github", ref: "v2", gatewaysyncs: 2 })
       }),
       { logger }
+    )
+  })
+})
+
+describe("a repository that nobody has", () => {
+  const said = (repoURL: string) => post({ ref: "v2", repoURL }, { ...everywhere, headers: bearer })
+  const logged = () => {
+    const lines: Array<string> = []
+    const logger = Logger.make(({ fiber, message }) => {
+      lines.push(JSON.stringify({ message, ...fiber.getRef(References.CurrentLogAnnotations) }))
+    })
+    return { lines, logger }
+  }
+
+  it.live.each([
+    "https://gitlab-ci-token:glcbt-s3cret@gitlab.com/x/y.git",
+    "https://ghp_s3cret@github.com/x/y",
+    "gitlab-ci-token:glcbt-s3cret@gitlab.com/x/y.git"
+  ])("is never named as it was written: %s", (repoURL) => {
+    const { lines, logger } = logged()
+    return run(
+      Effect.gen(function* () {
+        const toOne = yield* post({ ref: "v2", repoURL }, { headers: bearer })
+        for (const { status, text } of [yield* said(repoURL), toOne]) {
+          assert.oneOf(status, [400, 422])
+          assert.notInclude(text, "s3cret")
+        }
+        assert.lengthOf(lines, 2)
+        assert.notInclude(lines.join(), "s3cret")
+      }),
+      { credentials: both, logger }
+    )
+  })
+
+  it.live("a name of megabytes makes neither a long answer nor a long line", () => {
+    const { lines, logger } = logged()
+    return run(
+      Effect.gen(function* () {
+        for (const long of [1500, 3_000_000]) {
+          const repoURL = `https://gitlab.com/${"x".repeat(long)}`
+          for (const { text } of [yield* said(repoURL), yield* post({ ref: "v2", repoURL }, { headers: bearer })]) {
+            assert.isBelow(text.length, 500)
+          }
+        }
+        assert.lengthOf(lines, 4)
+        for (const line of lines) assert.isBelow(line.length, 700)
+      }),
+      { credentials: both, logger }
     )
   })
 })
@@ -270,6 +318,25 @@ describe("credentials of a hook for many", () => {
         assert.deepStrictEqual(told(special), { "plant/own": true, "plant/same": true })
       }),
       { credentials: both }
+    )
+  )
+
+  it.live("those of one are counted apart from those of another", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (const name of ["a", "b"]) {
+          yield* api.putSecret(name, { token: name })
+          yield* api.put(name, own(name))
+        }
+        const by = (token: string) =>
+          Effect.map(
+            post(push, github("push", { ...everywhere, headers: { authorization: `Bearer ${token}` } })),
+            ({ status }) => status
+          )
+        assert.deepStrictEqual(yield* Effect.all([by("a"), by("b"), by("a"), by("b")]), [202, 202, 429, 429])
+      }),
+      { credentials: both, limits: { deliveriesPerMinute: 1 } }
     )
   )
 

@@ -80,9 +80,17 @@ export class MemoryApi extends Context.Service<
     readonly refuse: (reason: Option.Option<ApiErrors.Reason>, name?: string) => Effect.Effect<void>
     /** Names of the Secrets that were read since the last look. */
     readonly secretReads: Effect.Effect<ReadonlyArray<string>>
+    /** Waits for so many of them. */
+    readonly secretsAsked: (count: number) => Effect.Effect<void>
     /** The next patch is a defect. */
     readonly breakOnce: Effect.Effect<void>
     readonly setReady: (ready: boolean) => Effect.Effect<void>
+    /** What waits for the first list to be complete begins when it opens; what only asks is told so from the start. */
+    readonly listed: Latch.Latch
+    /** Reads of Secrets fail with it until it is none. */
+    readonly hide: (reason: Option.Option<ApiErrors.Reason>) => Effect.Effect<void>
+    /** Reads of Secrets wait while it is closed. */
+    readonly secretGate: Latch.Latch
     /** Brings the store to the state of the API server; it lags until then. */
     readonly catchUp: Effect.Effect<void>
     readonly store: Store<GatewaySync.GatewaySync>
@@ -91,6 +99,8 @@ export class MemoryApi extends Context.Service<
   static readonly layer = Layer.effectContext(
     Effect.gen(function* () {
       const gate = yield* Latch.make(true)
+      const secretGate = yield* Latch.make(true)
+      const listed = yield* Latch.make(false)
       const objects = new Map<string, Stored>()
       const secrets = new Map<string, Record<string, string>>()
       let mirror = new Map<string, GatewaySync.GatewaySync>()
@@ -101,6 +111,7 @@ export class MemoryApi extends Context.Service<
       let refusal: Option.Option<ApiErrors.Reason> = Option.none()
       let refused: string | undefined
       let secretReads: Array<string> = []
+      let hidden: Option.Option<ApiErrors.Reason> = Option.none()
       let broken = false
       const flying = new Map<string, number>()
       let waiting = 0
@@ -141,7 +152,11 @@ export class MemoryApi extends Context.Service<
             if (resource.plural === "secrets") {
               secretReads.push(ref.name)
               const data = secrets.get(Resource.key(ref))
-              return data === undefined ? notFound : Effect.succeed({ data })
+              const answer = data === undefined ? notFound : Effect.succeed({ data })
+              return Effect.andThen(
+                secretGate.await,
+                Effect.suspend(() => (Option.isSome(hidden) ? fail(hidden.value) : answer))
+              )
             }
             calls.push({ verb: "get", key: Resource.key(ref) })
             const found = objects.get(Resource.key(ref))
@@ -239,6 +254,13 @@ export class MemoryApi extends Context.Service<
             fault = reason
           }),
         secretReads: Effect.sync(() => secretReads.splice(0)),
+        secretsAsked: (count) => until(() => secretReads.length >= count),
+        listed,
+        secretGate,
+        hide: (reason) =>
+          Effect.sync(() => {
+            hidden = reason
+          }),
         refuse: (reason, name) =>
           Effect.sync(() => {
             refused = name === undefined ? undefined : key(name)
@@ -255,7 +277,7 @@ export class MemoryApi extends Context.Service<
           mirror = new Map(Array.from(objects, ([at, object]) => [at, decode(structuredClone(object))]))
         }),
         store: {
-          ready: Effect.void,
+          ready: listed.await,
           isReady: Effect.sync(() => ready),
           get: (ref) =>
             whenReady(() => {

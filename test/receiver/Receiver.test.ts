@@ -326,6 +326,26 @@ describe("not for this GatewaySync", () => {
     )
   )
 
+  it.live("is 422 with what could not be read beside it, which may have been ours", () =>
+    run(
+      Effect.gen(function* () {
+        const other = { repoURL: "https://github.com/acme/other", tag: "v9" }
+        const ours = { repoURL: "https://github.com/acme/plant", tag: 1.1 }
+        for (const [commit, word] of [
+          [null, "commitFrom"],
+          [ours, "1.10 becomes 1.1"]
+        ] as const) {
+          for (const path of ["/webhook/plant/site", "/webhook"]) {
+            const answer = yield* post({ freight: { commits: [other, commit] } }, { path })
+            assert.strictEqual(answer.status, 422)
+            assert.include(answer.body["error"], "acme/other")
+            assert.include(answer.body["error"], word)
+          }
+        }
+      })
+    )
+  )
+
   it.live("is not said to a person on the word of a store that lags behind", () =>
     run(
       Effect.gen(function* () {
@@ -367,6 +387,48 @@ describe("not for this GatewaySync", () => {
         assert.strictEqual(replayed.status, 200)
         assert.strictEqual((yield* annotations)[keys.ref], "v2")
       })
+    )
+  )
+
+  it.live("nor does its signed body in another wrapping", () =>
+    run(
+      Effect.gen(function* () {
+        const release = (tag: string) =>
+          JSON.stringify({ action: "published", release: { tag_name: tag }, repository: push.repository })
+        const event = (id: string) => ({ "x-github-event": "release", "x-github-delivery": id })
+        for (const tag of ["v1", "v2"]) {
+          const body = release(tag)
+          assert.strictEqual((yield* send({ body, headers: { ...signature(body), ...event(tag) } })).status, 202)
+        }
+        const captured = signature(release("v1"))["x-hub-signature-256"].replace("sha256=", "")
+        for (const more of [{}, { n: "1" }]) {
+          const replayed = yield* send({
+            body: new URLSearchParams({ payload: release("v1"), ...more }).toString(),
+            headers: {
+              "content-type": "application/x-www-form-urlencoded",
+              "x-gitea-signature": captured,
+              ...event("another id")
+            }
+          })
+          assert.strictEqual(replayed.status, 200)
+        }
+        assert.strictEqual((yield* annotations)[keys.ref], "v2")
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live("a signed event that asks for nothing does not without its header either", () =>
+    run(
+      Effect.gen(function* () {
+        const body = JSON.stringify({ ref: "refs/heads/evil", inputs: {}, repository: push.repository, sender: {} })
+        const headers: ReadonlyArray<object> = [{ "x-github-event": "workflow_dispatch" }, {}]
+        for (const event of headers) {
+          assert.strictEqual((yield* send({ body, headers: { ...signature(body), ...event } })).status, 200)
+        }
+        assert.deepStrictEqual(yield* written, [])
+      }),
+      { credentials: both }
     )
   )
 })
@@ -783,6 +845,62 @@ describe("seen from outside", () => {
     }).pipe(Effect.provide(receiver()), Effect.provide(layer))
   })
 
+  it.live("who is not let in leaves no span", () => {
+    const { layer, spans } = recording()
+    return Effect.gen(function* () {
+      yield* MemoryApi.use((api) => api.put("site"))
+      const guess = { authorization: "Bearer guess" }
+      const asked = [{ path: "/webhook/plant/site" }, { path: "/webhook" }, { path: "/webhook", method: "GET" }]
+      const answers = yield* Effect.forEach([...asked, { method: "PUT" }], (one) =>
+        send({ body: "{}", headers: guess, ...one })
+      )
+      const long = yield* send({ body: "x".repeat(5 * 1024 * 1024), headers: bearer })
+      assert.deepStrictEqual(
+        [...answers, long].map(({ status }) => status),
+        [401, 429, 400, 405, 413]
+      )
+      const twice = Effect.all([post({ ref: "v2" }, { headers: bearer }), post({ ref: "v3" }, { headers: bearer })])
+      assert.deepStrictEqual(
+        (yield* twice).map(({ status }) => status),
+        [202, 429]
+      )
+      assert.deepStrictEqual(
+        spans.map(({ name }) => name),
+        ["accept", "patch"]
+      )
+    }).pipe(
+      Effect.provide(receiver({ credentials: both, limits: { failuresPerMinute: 1, deliveriesPerMinute: 1 } })),
+      Effect.provide(layer)
+    )
+  })
+
+  it.effect("the span begins with the request, and ends with the answer", () => {
+    const { layer, spans } = recording()
+    return Effect.gen(function* () {
+      const api = yield* MemoryApi
+      yield* api.put("own", { spec: { webhook: { token: { secretRef: { name: "hook", key: "token" } } } } })
+      yield* api.putSecret("hook", { token: "own" })
+      yield* api.secretGate.close
+      yield* api.gate.close
+      const headers = { authorization: "Bearer own" }
+      const asked = yield* Effect.forkChild(post({ ref: "v2" }, { path: "/webhook/plant/own", headers }))
+      yield* api.secretsAsked(1)
+      yield* TestClock.adjust("2 seconds")
+      yield* api.secretGate.open
+      yield* api.atGate(1)
+      yield* TestClock.adjust("3 seconds")
+      yield* api.gate.open
+      assert.strictEqual((yield* Fiber.join(asked)).status, 202)
+      const [accept] = spans
+      const status = accept?.status
+      assert.deepStrictEqual(status?._tag === "Ended" ? [accept?.name, status.startTime, status.endTime] : status, [
+        "accept",
+        0n,
+        5_000_000_000n
+      ])
+    }).pipe(Effect.provide(receiver({ credentials: both })), Effect.provide(layer))
+  })
+
   it.live("a patch of several deliveries goes on in the trace of the newest, and is linked to the others", () => {
     const { layer, spans } = recording()
     return Effect.gen(function* () {
@@ -821,6 +939,26 @@ describe("seen from outside", () => {
         yield* post({ foo: "bar" })
         const after = yield* Effect.all([count("generic", "202"), count("unknown", "400")])
         assert.deepStrictEqual(after, [before[0] + 1, before[1] + 1])
+      })
+    )
+  )
+
+  it.effect("how long a request took is measured by sender", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        const taken = Effect.map(
+          Metric.value(Metric.withAttributes(Receiver.duration, { source: "generic" })),
+          ({ count, sum }) => [count, sum] as const
+        )
+        const [count, sum] = yield* taken
+        yield* api.gate.close
+        const asked = yield* Effect.forkChild(post({ ref: "v2" }))
+        yield* api.atGate(1)
+        yield* TestClock.adjust("2 seconds")
+        yield* api.gate.open
+        yield* Fiber.join(asked)
+        assert.deepStrictEqual(yield* taken, [count + 1, sum + 2])
       })
     )
   )

@@ -1,5 +1,6 @@
 /** Messages as senders send them, read; and what a test wants of the reading. */
 import type * as RequestedRef from "../../src/api/RequestedRef.ts"
+import * as Body from "../../src/receiver/Body.ts"
 import * as Payload from "../../src/receiver/Payload.ts"
 
 export const commit = (digit: string) => digit.repeat(40)
@@ -8,7 +9,7 @@ export const zeros = commit("0")
 export type Headers = Readonly<Record<string, string>>
 type Reading = ReturnType<typeof Payload.read>
 
-export const readBytes = (bytes: Uint8Array, headers: Headers = {}) => Payload.read(headers, bytes)
+export const readBytes = (bytes: Uint8Array, headers: Headers = {}) => Payload.read(Body.received(headers, bytes))
 export const readText = (text: string, headers: Headers = {}) => readBytes(new TextEncoder().encode(text), headers)
 export const read = (body: unknown, headers: Headers = {}) => readText(JSON.stringify(body), headers)
 

@@ -62,7 +62,8 @@ export const sender: Reader.Sender = {
     if (!Array.isArrayNonEmpty(deliveries)) {
       return Reader.invalid(problems[0] ?? `"freight.commits" is empty. ${cause}`)
     }
-    return { _tag: "Request", sender: "kargo", patience: "person", deliveries }
+    const [problem] = problems
+    return { _tag: "Request", sender: "kargo", patience: "person", deliveries, ...Reader.optional("problem", problem) }
   }
 }
 

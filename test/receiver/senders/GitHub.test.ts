@@ -38,10 +38,15 @@ describe("GitHub", () => {
     })
   })
 
-  it("a release's digest is that of its bytes", () => {
-    const digest = (body: unknown) => (delivery(read(body, github("release"))) as RequestedRef.Promotion).digest
-    assert.strictEqual(digest(release), digest({ ...release }))
-    assert.notStrictEqual(digest(release), digest({ ...release, action: "released" }))
+  it("a release's digest is that of its JSON, also where that is wrapped in a form", () => {
+    const digest = (text: string, headers: Headers = {}) =>
+      (delivery(readText(text, { ...github("release"), ...headers })) as RequestedRef.Promotion).digest
+    const json = JSON.stringify(release)
+    assert.strictEqual(digest(json), digest(JSON.stringify({ ...release })))
+    assert.notStrictEqual(digest(json), digest(JSON.stringify({ ...release, action: "released" })))
+    const form = { "content-type": "application/x-www-form-urlencoded" }
+    assert.strictEqual(digest(new URLSearchParams({ payload: json, n: "1" }).toString(), form), digest(json))
+    assert.strictEqual(digest(json, form), digest(json))
   })
 
   it("`released` moves too, a prerelease says that it is one", () => {
@@ -126,15 +131,24 @@ describe("GitHub", () => {
     assert.include(invalid(readText("a=b", headers)), "payload")
   })
 
-  it("JSON that curl calls a form is JSON", () =>
-    assert.strictEqual(
-      delivery(readText('{"ref":"a=b"}', { "content-type": "application/x-www-form-urlencoded" })).ref,
-      "a=b"
-    ))
+  it("JSON that curl calls a form is JSON, whatever stands in its texts", () => {
+    const form = { "content-type": "application/x-www-form-urlencoded" }
+    for (const note of ["", "&payload=%7B%22ref%22%3A%22evil%22%7D&"]) {
+      assert.strictEqual(delivery(readText(JSON.stringify({ ref: "a=b", note }), form)).ref, "a=b")
+    }
+  })
 
   it("create and delete are known without their header, so that a deleted branch is no generic ref", () => {
     const body = { ref: "v2", ref_type: "tag", pusher_type: "user", repository }
     assert.deepInclude(delivery(read({ ...body, master_branch: "main" })), { _tag: "Push", by: "github", ref: "v2" })
     assert.include(ignored(read(body)), "delete")
+  })
+
+  it("an event of another kind is no generic ref without its header", () => {
+    const dispatched = { ref: "refs/heads/other", inputs: {}, workflow: "x.yml", repository, sender: { login: "x" } }
+    assert.include(ignored(read(dispatched)), "without its header")
+    assert.include(ignored(read({ ...dispatched, repository: undefined, organization: {} })), "without its header")
+    // What a person writes has texts there.
+    assert.strictEqual(delivery(read({ ref: "v2", repository: "acme/plant", sender: "ci" })).ref, "v2")
   })
 })

@@ -48,6 +48,12 @@ describe("Kargo", () => {
   it("a commit that was not found is passed over when another was", () =>
     assert.strictEqual(delivery(kargo(null, { tag: "v2" })).ref, "v2"))
 
+  it("what was passed over is not forgotten", () => {
+    const reading = kargo({ tag: "v2" }, null)
+    assert.include(reading._tag === "Request" ? reading.problem : "", "commitFrom")
+    assert.notProperty(kargo({ tag: "v2" }), "problem")
+  })
+
   it.each<readonly [string, ReadonlyArray<unknown>, string, string]>([
     ["nothing found", [null], "commits[0]", "commitFrom"],
     ["nothing in it", [], "empty", "Warehouse"],

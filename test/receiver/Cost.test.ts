@@ -1,0 +1,172 @@
+/**
+ * What a stranger may cost: counted in digests of the body and in forms that are decoded, for one request without a valid
+ * credential. Time is another machine's; these are not.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import type * as Crypto from "node:crypto"
+import type { createHmac } from "node:crypto"
+import { vi } from "vitest"
+import { MemoryApi } from "./MemoryApi.ts"
+import { both, run } from "./running.ts"
+import { send } from "./send.ts"
+
+const cost = vi.hoisted(() => ({ bytes: 0 }))
+vi.mock("node:crypto", async (original) => {
+  const crypto = await original<typeof Crypto>()
+  const counted: typeof createHmac = (...options) => {
+    const hmac = crypto.createHmac(...options)
+    const update = hmac.update.bind(hmac)
+    return Object.assign(hmac, {
+      update: (data: string | NodeJS.ArrayBufferView, encoding?: BufferEncoding) => {
+        cost.bytes += typeof data === "string" ? data.length : data.byteLength
+        return typeof data === "string" && encoding !== undefined ? update(data, encoding) : update(data)
+      }
+    })
+  }
+  return { ...crypto, createHmac: counted }
+})
+
+const mebibyte = 1024 * 1024
+
+/** What an effect made the receiver do. */
+const counted = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => {
+      cost.bytes = 0
+      const forms = vi.spyOn(globalThis, "decodeURIComponent")
+      const others = vi.spyOn(URLSearchParams.prototype, "get")
+      const long = () =>
+        forms.mock.calls.filter(([text]) => text.length > mebibyte).length +
+        others.mock.calls.filter(([name]) => name === "payload").length
+      return { long, restore: () => [forms, others].forEach((spy) => spy.mockRestore()) }
+    }),
+    ({ long }) => Effect.map(effect, (answer) => ({ answer, digested: cost.bytes, forms: long() })),
+    ({ restore }) => Effect.sync(restore)
+  )
+
+const digits = "a".repeat(64)
+const now = Effect.clockWith(({ currentTimeMillis }) => currentTimeMillis)
+
+/** Every way to prove oneself at once, none of them right: the dearest of requests. */
+const everything = Effect.map(now, (millis) => ({
+  "x-hub-signature-256": `sha256=${digits}`,
+  "x-hub-signature": `sha256=${digits}`,
+  "x-gitea-signature": digits,
+  "x-gogs-signature": digits,
+  "webhook-id": "a",
+  "webhook-timestamp": `${Math.floor(millis / 1000)}`,
+  "webhook-signature": Array.from({ length: 20 }, () => `v1,${"A".repeat(43)}=`).join(" "),
+  authorization: "Bearer guess",
+  "x-gitlab-token": "guess"
+}))
+
+const repository = { clone_url: "https://github.com/acme/plant.git" }
+const push = { ref: "refs/heads/main", before: "a".repeat(40), after: "b".repeat(40), repository }
+
+/** As long as a body may be, in a form that takes the whole of it. */
+const filled = (message: object): string => {
+  const head = `payload=${encodeURIComponent(JSON.stringify({ ...message, filler: "" }).slice(0, -2))}`
+  return `${head}${"a".repeat(4 * mebibyte - head.length - 6)}%22%7D`
+}
+
+const asForm = { "content-type": "application/x-www-form-urlencoded" }
+
+/** GatewaySyncs with a Secret each, of several lines. */
+const withOwn = (count: number) =>
+  Effect.gen(function* () {
+    const api = yield* MemoryApi
+    for (let index = 0; index < count; index++) {
+      yield* api.putSecret(`s${index}`, { secret: `${index}\n${"old\n".repeat(20)}` })
+      const secretRef = { name: `s${index}`, key: "secret" }
+      yield* api.put(`own-${index}`, { spec: { webhook: { hmac: { secretRef } } } })
+    }
+  })
+
+describe("one request without a valid credential", () => {
+  it.live.each([
+    ["a push of the repository", "push", push],
+    ["a ping, which names none", "ping", { zen: "x" }],
+    ["what means nothing", "push", {}]
+  ] as const)(
+    "for all: %s of 4 MiB is decoded once, and digested a few times, for 64 who have their own",
+    ([, event, body]) =>
+      run(
+        Effect.gen(function* () {
+          yield* withOwn(64)
+          const headers = { ...(yield* everything), ...asForm, "x-github-event": event }
+          const { answer, digested, forms } = yield* counted(send({ path: "/webhook", body: filled(body), headers }))
+          assert.strictEqual(answer.status, 401)
+          assert.isAtMost(forms, 1)
+          // The receiver's two secrets by each way, and as many bytes more as the bound says.
+          assert.isAtMost(digested, (2 * 4 * 4 + 8 * 4 * 4 + 16) * mebibyte)
+        }),
+        { credentials: both }
+      )
+  )
+
+  it.live("for one: a Secret of many lines is no way to make it dear", () =>
+    run(
+      Effect.gen(function* () {
+        yield* withOwn(1)
+        const headers = { ...(yield* everything), ...asForm }
+        const request = { path: "/webhook/plant/own-0", body: filled(push), headers }
+        const { answer, digested, forms } = yield* counted(send(request))
+        assert.strictEqual(answer.status, 401)
+        assert.isAtMost(forms, 1)
+        assert.isAtMost(digested, (8 * 4 + 1) * mebibyte)
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live("what cannot be a proof costs nothing at all", () =>
+    run(
+      Effect.gen(function* () {
+        yield* withOwn(64)
+        const headers = {
+          ...asForm,
+          "x-github-event": "ping",
+          "x-hub-signature-256": "sha256=",
+          "x-gitea-signature": "x",
+          "x-gogs-signature": "x",
+          "webhook-signature": "v1,AAAA"
+        }
+        for (const path of ["/webhook", "/webhook/plant", "/webhook/plant/own-1", "/webhook/plant/nobody"]) {
+          const { answer, digested, forms } = yield* counted(send({ path, body: filled({ zen: "x" }), headers }))
+          assert.deepStrictEqual([path, answer.status, digested, forms], [path, 401, 0, 0])
+        }
+        assert.deepStrictEqual(yield* MemoryApi.use((api) => api.secretReads), [])
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live("no more Secrets are read than may be compared", () =>
+    run(
+      Effect.gen(function* () {
+        yield* withOwn(300)
+        const headers = { "x-gitlab-token": "guess", "x-github-event": "ping" }
+        assert.strictEqual((yield* send({ path: "/webhook", body: "{}", headers })).status, 401)
+        assert.lengthOf(yield* MemoryApi.use((api) => api.secretReads), 256)
+      }),
+      { credentials: both }
+    )
+  )
+})
+
+describe("who has a credential", () => {
+  it.live("is found among many, also with a body of a usual length", () =>
+    run(
+      Effect.gen(function* () {
+        yield* withOwn(200)
+        const body = JSON.stringify({ ...push, filler: "a".repeat(10_000) })
+        const hmac = yield* Effect.promise(() => vi.importActual<typeof Crypto>("node:crypto"))
+        const signature = hmac.createHmac("sha256", "199").update(body).digest("hex")
+        const headers = { "x-hub-signature-256": `sha256=${signature}`, "x-github-event": "push" }
+        assert.strictEqual((yield* send({ path: "/webhook", body, headers })).status, 202)
+      }),
+      { credentials: both }
+    )
+  )
+})
