@@ -5,7 +5,7 @@
  * while it runs is run once more right after: never dropped, never parallel. The delay that a run asks for competes with
  * new adds; the earliest wins.
  */
-import { Clock, Context, Duration, Effect, FiberSet, Latch, Metric, Semaphore } from "effect"
+import { Clock, Context, Duration, Effect, type Fiber, FiberSet, Latch, Metric, Semaphore } from "effect"
 
 /** Delays are clamped to this: a later look is none, and timers overflow beyond. */
 export const longestDelay = Duration.days(1)
@@ -27,7 +27,8 @@ export interface WorkQueue<K> {
   readonly add: (key: K, options?: AddOptions) => Effect.Effect<void>
   /**
    * Runs jobs, at most `concurrency` at once but for those that stand {@link aside}, until interrupted; then no new job
-   * starts and the running ones get `drain` to finish. The worker's answer is the delay after which to look again, or undefined to wait for an add.
+   * starts, the running ones get `drain` to finish, and those that stand aside are cut off. The worker's answer is the
+   * delay after which to look again, or undefined to wait for an add.
    */
   readonly run: <R>(
     worker: (job: Job<K>) => Effect.Effect<Duration.Duration | undefined, never, R>,
@@ -178,14 +179,32 @@ export const make = Effect.fnUntraced(function* <K>(name = "queue"): Effect.fn.R
       yield* observe(metrics.unfinished, (ages) => ages.reduce((sum, age) => sum + age, 0))
       yield* observe(metrics.longest, (ages) => Math.max(0, ...ages))
       const permits = yield* Semaphore.make(concurrency)
+      const asides = new Set<Fiber.Fiber<unknown, unknown>>()
+      let stopping = false
       const standAside: StandAside = (waiting) =>
-        Effect.acquireUseRelease(
-          permits.release(1),
-          () => waiting,
-          () => permits.take(1)
+        Effect.withFiber((fiber) =>
+          Effect.acquireUseRelease(
+            Effect.suspend(() => {
+              asides.add(fiber)
+              if (stopping) fiber.interruptUnsafe()
+              return permits.release(1)
+            }),
+            () => waiting,
+            () =>
+              Effect.suspend(() => {
+                asides.delete(fiber)
+                // It is cut off then, and takes no place any more.
+                return stopping ? Effect.void : permits.take(1)
+              })
+          )
         )
       const fibers = yield* FiberSet.make<void>()
-      yield* Effect.addFinalizer(() => Effect.ignore(Effect.timeout(FiberSet.awaitEmpty(fibers), drain)))
+      yield* Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          stopping = true
+          for (const fiber of asides) fiber.interruptUnsafe()
+        }).pipe(Effect.andThen(FiberSet.awaitEmpty(fibers)), Effect.timeout(drain), Effect.ignore)
+      )
       const start = Effect.uninterruptibleMask((restore) =>
         Effect.gen(function* () {
           yield* restore(permits.take(1))

@@ -1,11 +1,13 @@
-/** Git servers that take a connection and never say a word. */
+/** Git servers, and a GitHub, that take a connection and never say a word. */
 import { assert, layer } from "@effect/vitest"
 import { Context, Effect, Layer, Ref } from "effect"
 import * as NodeNet from "node:net"
 import * as Names from "../../src/api/Names.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import * as Resource from "../../src/kubernetes/Resource.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
+import * as FakeGitHub from "../git/FakeGitHub.ts"
 import * as Connection from "../kubernetes/Connection.ts"
 import * as Cluster from "./Cluster.ts"
 
@@ -68,9 +70,30 @@ layer(all, { excludeTestServices: true, timeout: "2 minutes" })("git servers tha
 
       const servers = yield* Effect.replicateEffect(silentServer, 12)
       const hung = servers.flatMap(({ url }, index) => [`${url}/a-${index}.git`, `${url}/b-${index}.git`])
-      yield* Effect.forEach(hung, (repo, index) => plant.create(`hung-${index}`, { git: { repo, ref: "main" } }), {
-        concurrency: 8
+      const { privateKey } = yield* FakeGitHub.make
+      yield* plant.client.create(
+        Resource.secrets,
+        "hung",
+        { metadata: { name: "app" }, stringData: { key: privateKey } },
+        { fieldManager: "test" }
+      )
+      /** Half of them ask GitHub for a token before. */
+      const auth = (repo: string, index: number) => ({
+        githubApp: {
+          appId: 1,
+          installationId: index + 1,
+          privateKeySecretRef: { name: "app", key: "key" },
+          apiBaseURL: new URL(repo).origin
+        }
       })
+      yield* Effect.forEach(
+        hung,
+        (repo, index) =>
+          plant.create(`hung-${index}`, {
+            git: { repo, ref: "main", ...(repo.includes("/b-") ? { auth: auth(repo, index) } : {}) }
+          }),
+        { concurrency: 8 }
+      )
       yield* Cluster.until(
         Effect.sync(() => servers.filter(({ connections }) => connections() > 0).length),
         (asked) => asked >= 4
