@@ -3,42 +3,33 @@
  * and Kargo, which cannot be had here, the templates are filled in by hand.
  */
 import { assert, layer } from "@effect/vitest"
-import { Effect, FileSystem, Path } from "effect"
-import { createHmac } from "node:crypto"
+import { Cause, Effect, Exit, FileSystem, Path, Redacted, Struct } from "effect"
 import { parse } from "yaml"
 import * as Checkout from "../../src/sandbox/Checkout.ts"
+import * as Senders from "../../src/sandbox/Senders.ts"
 import { Release } from "../charts/Release.ts"
 import * as Blocks from "./Blocks.ts"
 import * as TheReader from "./Reader.ts"
-import { bearer, often, post, Reader, receiver, settle, sign } from "./Reader.ts"
+import { bearer, often, path, post, Reader, receiver, request, settle } from "./Reader.ts"
 
 const page = Effect.fnUntraced(function* (name: string) {
-  const path = yield* Path.Path
-  return yield* Blocks.read(path.join(yield* Checkout.root, "docs", "senders", `${name}.md`))
+  const paths = yield* Path.Path
+  return yield* Blocks.read(paths.join(yield* Checkout.root, "docs", "senders", `${name}.md`))
 })
 
 const [secret, token] = ["my-webhook-secret", "my-token"]
 const credentials = JSON.stringify({ webhookReceiver: { hmac: { secret }, token: { secret: token } } })
 
-/** How each forge comes: its event header, and its credentials over the bytes. */
-const forges: Readonly<Record<string, (body: string) => Readonly<Record<string, string>>>> = {
-  github: (body) => ({ "x-github-event": "release", ...sign(body, secret) }),
-  gitlab: () => ({ "x-gitlab-event": "Release Hook", "x-gitlab-token": token }),
-  bitbucket: (body) => ({
-    "x-event-key": "repo:push",
-    "x-hook-uuid": "hook",
-    "x-hub-signature": sign(body, secret)["x-hub-signature-256"]
-  }),
-  gitea: (body) => ({
-    "x-gitea-event": "release",
-    "x-github-event": "release",
-    "x-gitea-signature": createHmac("sha256", secret).update(body).digest("hex")
-  }),
-  "azure-devops": () => ({
-    "x-vss-activityid": "activity",
-    authorization: `Basic ${Buffer.from(`anybody:${token}`).toString("base64")}`
-  })
-}
+/** The event that each forge is set up to send. */
+const events = {
+  github: "release",
+  gitlab: "Release Hook",
+  bitbucket: "repo:push",
+  gitea: "release",
+  "azure-devops": ""
+} as const
+
+const secrets: Senders.Secrets = { hmac: Redacted.make(secret), token: Redacted.make(token) }
 
 layer(TheReader.layer("senders/README.md"), { excludeTestServices: true, timeout: "2 minutes" })(
   "the guides to senders",
@@ -55,7 +46,7 @@ layer(TheReader.layer("senders/README.md"), { excludeTestServices: true, timeout
       slow
     )
 
-    for (const [name, headers] of Object.entries(forges)) {
+    for (const name of Struct.keys(events)) {
       const isRelease = !["bitbucket", "azure-devops"].includes(name)
       it.effect(
         `${name}: its ${isRelease ? "release moves" : "push wakes"} the GatewaySync`,
@@ -73,7 +64,7 @@ layer(TheReader.layer("senders/README.md"), { excludeTestServices: true, timeout
               yield* post('{"ref": "main"}', bearer(token))
               yield* plant.publish(`pushed to ${name}`)
             }
-            const answer = yield* post(body, headers(body))
+            const answer = yield* post(body, Senders.forges[name](events[name], body, secrets))
             assert.containsSubset(answer, { status: 202, body: { accepted: true } }, JSON.stringify(answer.body))
             yield* plant.arrives(isRelease ? "v2.0.0" : `pushed to ${name}`)
             assert.deepStrictEqual(yield* unused, [])
@@ -168,34 +159,72 @@ layer(TheReader.layer("senders/README.md"), { excludeTestServices: true, timeout
       slow
     )
 
+    /** A block of the CI's guide in a shell; `changes` are made to its text. */
+    const job = Effect.fnUntraced(function* (name: string, changes: Readonly<Record<string, string>> = {}) {
+      const { shell } = yield* Reader
+      const url = yield* (yield* Release).through(receiver)
+      const { block } = yield* page("ci")
+      const variables = `TOKEN=${token} SECRET=${secret} CI_JOB_ID=${name}-${Object.values(changes).join("-")}`
+      return yield* shell(`${variables}\n${yield* block(name)}`, {
+        "https://stoker.example.com": url,
+        "sleep 2": "sleep 0.5",
+        ...changes
+      })
+    })
+
     for (const name of ["token", "signed", "wait"]) {
       it.effect(
         `ci: curl, ${name}`,
         () =>
           Effect.gen(function* () {
-            const { plant, shell } = yield* Reader
+            const { plant } = yield* Reader
             yield* settle
-            const url = yield* (yield* Release).through(receiver)
-            yield* shell(`TOKEN=${token} SECRET=${secret}\n${yield* (yield* page("ci")).block(name)}`, {
-              "https://stoker.example.com": url,
-              "sleep 2": "sleep 0.05"
-            })
+            yield* job(name)
             yield* plant.arrives("v2.0.0")
           }),
         slow
       )
     }
 
+    it.effect(
+      "ci: curl, wait, ends when the gateways have the branch",
+      () =>
+        Effect.gen(function* () {
+          const { plant } = yield* Reader
+          yield* settle
+          yield* plant.publish("of the branch")
+          yield* job("wait", { "REF=v2.0.0": "REF=main" })
+          const { body } = yield* request("GET", path, undefined, bearer(token))
+          assert.containsSubset(body, { ref: "main", synced: true })
+          yield* plant.arrives("of the branch")
+        }),
+      slow
+    )
+
+    it.effect.each([
+      ["401", { $TOKEN: "wrong" }, "no or wrong credentials"],
+      ["400", { "REF=v2.0.0": "REF=" }, "ref"],
+      ["404", { "/my-sync": "/nobody" }, "there is no such GatewaySync"]
+    ] as const)("ci: curl, wait, ends with the answer when it is %s", ([, changes, error]) =>
+      Effect.gen(function* () {
+        yield* settle
+        const exit = yield* Effect.exit(job("wait", changes))
+        assert.isTrue(Exit.isFailure(exit))
+        assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", `{"error":"`)
+        assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", error)
+      })
+    )
+
     it.effect("every guide is listed, and every link leads somewhere", () =>
       Effect.gen(function* () {
-        const path = yield* Path.Path
+        const paths = yield* Path.Path
         const fileSystem = yield* FileSystem.FileSystem
-        const folder = path.join(yield* Checkout.root, "docs", "senders")
+        const folder = paths.join(yield* Checkout.root, "docs", "senders")
         const guides = (yield* fileSystem.readDirectory(folder)).filter((file) => file !== "README.md").sort()
-        const readme = yield* fileSystem.readFileString(path.join(folder, "README.md"))
+        const readme = yield* fileSystem.readFileString(paths.join(folder, "README.md"))
         const links = [...readme.matchAll(/\]\(([^)#]+)/g)].map(([, link]) => link!)
         assert.deepStrictEqual(links.filter((link) => !link.includes("/")).sort(), guides)
-        for (const link of links) assert.isTrue(yield* fileSystem.exists(path.join(folder, link)), link)
+        for (const link of links) assert.isTrue(yield* fileSystem.exists(paths.join(folder, link)), link)
       })
     )
   }

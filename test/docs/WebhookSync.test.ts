@@ -6,11 +6,12 @@
  * it behind a real nginx). There the objects are checked. `oci://ghcr.io/…` is a registry on loopback.
  */
 import { assert, layer } from "@effect/vitest"
-import { Effect, FileSystem, Path } from "effect"
-import { HttpClient } from "effect/http"
+import { Effect, FileSystem, Path, Schedule, Schema } from "effect"
+import { HttpClient, HttpClientRequest } from "effect/http"
 import { parse } from "yaml"
 import * as Names from "../../src/api/Names.ts"
 import * as Checkout from "../../src/sandbox/Checkout.ts"
+import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import * as Manifests from "../../src/sandbox/Manifests.ts"
 import { manager, namespace, Release } from "../charts/Release.ts"
 import * as TheReader from "./Reader.ts"
@@ -23,6 +24,57 @@ const deployment = Effect.flatMap(Release, ({ get }) =>
 
 /** The commented lines of an example instead of the one above them: "or from an existing Secret". */
 const otherwise = (values: string) => values.replace(/^ +secret: .*\n/m, "").replace(/^( +)# /gm, "$1")
+
+/** Another GatewaySync, which no gateway follows. Answers its path. */
+const another = Effect.fnUntraced(function* (where: string, name: string, repo: string) {
+  const spec = {
+    git: { repo, ref: "v1.0.0" },
+    polling: { enabled: false },
+    gateway: { api: { secretName: "api" } },
+    sync: { profiles: { default: { mappings: [{ source: "a", destination: "a" }] } } }
+  }
+  yield* Manifests.apply(
+    [
+      { apiVersion: "v1", kind: "Namespace", metadata: { name: where } },
+      { apiVersion: Names.apiVersion, kind: "GatewaySync", metadata: { name, namespace: where }, spec }
+    ],
+    where
+  )
+  return `/apis/${Names.apiVersion}/namespaces/${where}/gatewaysyncs/${name}`
+})
+
+const decodeAnnotated = Schema.decodeUnknownEffect(
+  Schema.Struct({
+    metadata: Schema.Struct({
+      generation: Schema.Int,
+      annotations: Schema.optionalKey(Schema.Record(Schema.String, Schema.String))
+    })
+  })
+)
+const requestedRef = (path: string) =>
+  Effect.flatMap(Release, ({ get }) => get(path)).pipe(
+    Effect.flatMap(decodeAnnotated),
+    Effect.map(({ metadata }) => metadata.annotations?.[Names.request.ref])
+  )
+
+/** Where the hosts of the page's commands are. */
+const hosts = Effect.gen(function* () {
+  const url = yield* (yield* Release).through(receiver)
+  return { "https://stoker-webhook.example.com": url, "http://127.0.0.1:9444": url, "curl ": "curl -sS " }
+})
+
+/** Runs what helm printed after the install, with these variables. */
+const printedCurl = Effect.fnUntraced(function* (variables: Readonly<Record<string, string>>) {
+  const { shell } = yield* Reader
+  const notes = yield* (yield* Release).helm(["get", "notes", "stoker", "-n", namespace])
+  const [command = ""] = /^ +BODY=[\s\S]*?-d "\$BODY"$/m.exec(notes) ?? []
+  const given = Object.entries(variables).map(([name, value]) => `${name}='${value}'\n`)
+  return yield* shell(`${given.join("")}${command}`, yield* hosts)
+})
+
+const isSynced = request("GET", path).pipe(
+  Effect.repeat({ until: ({ body }) => body["synced"] === true, schedule: often })
+)
 
 layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: "2 minutes" })(
   "the page of webhook sync",
@@ -61,6 +113,8 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           yield* (yield* Release).rollOut
           assert.strictEqual((yield* post('{"ref": "v2.0.0"}')).status, 202)
           yield* plant.arrives("v2.0.0")
+          assert.include(yield* printedCurl({}), '"accepted":true')
+          yield* plant.arrives("v1.0.0")
         }),
       slow
     )
@@ -141,27 +195,52 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
     )
 
     it.effect(
-      "POST /webhook/{namespace} and POST /webhook reach every GatewaySync of the repository in the payload.",
+      "{namespace} is the namespace of the GatewaySync, {name} is its name: no other is moved.",
       () =>
         Effect.gen(function* () {
-          const { page, plant } = yield* Reader
+          const { page } = yield* Reader
           assert.include(yield* page.block("endpoint"), "POST /webhook/{namespace}/{name}")
-          for (const target of [`/webhook/${site.namespace}`, "/webhook"]) {
+          yield* settle
+          const other = yield* another("other-namespace", site.cr, (yield* Reader).plant.repository.url)
+          assert.strictEqual((yield* post('{"ref": "v2.0.0"}', {}, `/webhook/other-namespace/${site.cr}`)).status, 202)
+          assert.strictEqual(yield* requestedRef(other), "v2.0.0")
+          assert.notProperty(yield* annotations, Names.request.ref)
+        }),
+      slow
+    )
+
+    it.effect(
+      "POST /webhook/{namespace} and POST /webhook reach every GatewaySync (of the namespace, of the cluster) of the repository: one hook for many.",
+      () =>
+        Effect.gen(function* () {
+          const { plant } = yield* Reader
+          const { url } = plant.repository
+          const beside = yield* another(site.namespace, "beside", url)
+          const elsewhere = yield* another("other-namespace", "elsewhere", url)
+          const stranger = yield* another(site.namespace, "stranger", "https://example.com/another.git")
+          for (const [target, tag, reached] of [
+            [`/webhook/${site.namespace}`, "v2.0.0", undefined],
+            ["/webhook", "v2.1.0", "v2.1.0"]
+          ] as const) {
             yield* settle
-            const release = { action: "published", release: { tag_name: "v2.0.0" } }
-            const repository = { clone_url: plant.repository.url }
-            const { body, status } = yield* post(JSON.stringify({ ...release, repository }), {}, target)
+            yield* plant.publish(tag, `refs/tags/${tag}`)
+            const release = { action: "published", release: { tag_name: tag }, repository: { clone_url: url } }
+            const { body, status } = yield* post(JSON.stringify(release), {}, target)
             assert.strictEqual(status, 202, JSON.stringify(body))
-            yield* plant.arrives("v2.0.0")
+            yield* plant.arrives(tag)
+            assert.strictEqual(yield* requestedRef(beside), tag)
+            assert.strictEqual(yield* requestedRef(elsewhere), reached)
+            assert.isUndefined(yield* requestedRef(stranger))
           }
         }),
       slow
     )
 
     it.effect(
-      "The answers are those of the table; the same POST can be repeated until it is synced.",
+      "The answers are those of the table; the same POST can be repeated until it is synced, for a branch with one Idempotency-Key.",
       () =>
         Effect.gen(function* () {
+          const { plant } = yield* Reader
           yield* settle
           const until = post('{"ref": "v2.0.0"}').pipe(
             Effect.repeat({ until: ({ body }) => body["synced"] === true, schedule: often })
@@ -172,33 +251,32 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           })
 
           const ping = yield* post('{"zen": "Keep it logically awesome.", "hook_id": 1}', { "x-github-event": "ping" })
-          assert.strictEqual(ping.status, 200)
-          assert.containsSubset(ping.body, { accepted: false })
-          assert.isString(ping.body["reason"])
+          yield* plant.publish("of the branch")
+          const branch = post('{"ref": "main"}', { "idempotency-key": "one-job" }).pipe(
+            Effect.repeat({ until: ({ body }) => body["synced"] === true, schedule: Schedule.spaced("300 millis") })
+          )
+          assert.containsSubset(yield* branch, { status: 202, body: { ref: "main" } })
+          yield* plant.arrives("of the branch")
+
+          const gone = { ref: "refs/heads/main", before: "1".repeat(40), after: "0".repeat(40), deleted: true }
+          const other = { ref: "refs/heads/other", before: "1".repeat(40), after: "2".repeat(40), deleted: false }
+          const [deleted, unfollowed] = yield* Effect.forEach([gone, other], (push) =>
+            post(JSON.stringify(push), { "x-github-event": "push" })
+          )
+          for (const answer of [ping, deleted!, unfollowed!]) {
+            assert.containsSubset(answer, { status: 200, body: { accepted: false } })
+            assert.isString(answer.body["reason"])
+          }
           const status = (body: string, target = path) => Effect.map(post(body, {}, target), ({ status }) => status)
           assert.strictEqual(yield* status('{"foo": "bar"}'), 400)
           assert.strictEqual(yield* status("no JSON"), 400)
-          const other = { commits: [{ repoURL: "https://example.com/another.git", tag: "v2.0.0" }] }
-          assert.strictEqual(yield* status(JSON.stringify({ freight: other })), 422)
+          const freight = { commits: [{ repoURL: "https://example.com/another.git", tag: "v2.0.0" }] }
+          assert.strictEqual(yield* status(JSON.stringify({ freight })), 422)
           assert.strictEqual(yield* status('{"ref": "v2.0.0"}', `/webhook/${site.namespace}/nobody`), 404)
           assert.strictEqual((yield* request("PUT", path, "{}")).status, 405)
           assert.strictEqual(yield* status(`{"ref": "v2.0.0", "x": "${"x".repeat(4 * 1024 * 1024)}"}`), 413)
         }),
       slow
-    )
-
-    it.effect("GET on the same path answers what is in force and changes nothing.", () =>
-      Effect.gen(function* () {
-        const { plant } = yield* Reader
-        const { get } = yield* Release
-        yield* settle
-        const before = JSON.stringify(yield* get(plant.gatewaySync))
-        const { body, status } = yield* request("GET", path)
-        assert.strictEqual(status, 200)
-        assert.containsSubset(body, { ref: "v1.0.0" })
-        assert.deepStrictEqual(Object.keys(body).sort(), ["commit", "conditions", "gateways", "ref", "synced"])
-        assert.include(before, String(body["commit"]))
-      })
     )
 
     it.effect(
@@ -209,11 +287,7 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           yield* settle
           yield* post('{"ref": "v2.0.0"}')
           yield* plant.arrives("v2.0.0")
-          const url = yield* (yield* Release).through(receiver)
-          const answer = yield* shell(yield* page.block("curl"), {
-            "https://stoker-webhook.example.com": url,
-            "curl ": "curl -sS "
-          })
+          const answer = yield* shell(yield* page.block("curl"), yield* hosts)
           assert.include(answer, '"accepted":true')
           yield* plant.arrives("v1.0.0")
         }),
@@ -221,7 +295,7 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
     )
 
     it.effect(
-      "Sync now, roll back and look, by hand.",
+      "Sync now, whatever is in force: it wakes, and moves nothing.",
       () =>
         Effect.gen(function* () {
           const { page, plant, shell } = yield* Reader
@@ -233,20 +307,51 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           yield* plant.publish("v2.0.0", "refs/tags/v2.0.0")
           yield* shell(yield* page.block("sync now"))
           yield* plant.arrives("v2.0.0")
-          yield* shell(yield* page.block("roll back"))
-          yield* plant.arrives("v1.0.0")
-          yield* request("GET", path).pipe(
-            Effect.repeat({ until: ({ body }) => body["synced"] === true, schedule: often })
-          )
-          const looked = yield* shell(yield* page.block("look"))
-          assert.match(looked, /my-sync +v1\.0\.0 +1\/1 synced +True/)
-          assert.include(looked, "Last Sync Commit:")
+          assert.containsSubset(yield* annotations, { [Names.request.ref]: "v2.0.0" })
+
+          // Nor does it hold on to what the gateways have, while what the spec says is not there yet.
+          yield* settle
+          yield* plant.merge({ spec: { git: { ref: "v4.0.0" } } })
+          yield* shell(yield* page.block("sync now"))
+          yield* plant.publish("v4.0.0", "refs/tags/v4.0.0")
+          yield* plant.arrives("v4.0.0")
+          assert.notProperty(yield* annotations, Names.request.ref)
         }),
       slow
     )
 
     it.effect(
-      "A long interval catches a webhook that was missed.",
+      "Roll back, until spec.git.ref is edited or the next release comes; see what happened.",
+      () =>
+        Effect.gen(function* () {
+          const { page, plant, shell } = yield* Reader
+          yield* settle
+          yield* post('{"ref": "v2.0.0"}')
+          yield* plant.arrives("v2.0.0")
+          yield* shell(yield* page.block("roll back"))
+          yield* plant.arrives("v1.0.0")
+          yield* isSynced
+          const looked = yield* shell(yield* page.block("look"))
+          assert.match(looked, /my-sync +v1\.0\.0 +1\/1 synced +True/)
+          assert.include(looked, "Last Sync Commit:")
+
+          yield* plant.merge({ spec: { git: { ref: "v2.0.0" } } })
+          yield* plant.arrives("v2.0.0")
+          yield* shell(yield* page.block("roll back"))
+          yield* plant.arrives("v1.0.0")
+          yield* plant.merge({ spec: { git: { ref: "v3.0.0" } } })
+          yield* plant.arrives("v3.0.0")
+
+          yield* shell(yield* page.block("roll back"))
+          yield* plant.arrives("v1.0.0")
+          yield* post('{"action": "published", "release": {"tag_name": "v2.0.0"}, "by": "the next"}')
+          yield* plant.arrives("v2.0.0")
+        }),
+      slow
+    )
+
+    it.effect(
+      "A long interval catches a webhook that was missed, webhooks give the instant sync.",
       () =>
         Effect.gen(function* () {
           const { page, plant } = yield* Reader
@@ -256,6 +361,8 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           }
           assert.deepStrictEqual(spec, { polling: { enabled: true, interval: "5m" } })
           yield* plant.merge({ spec })
+          yield* post('{"ref": "v2.0.0"}')
+          yield* plant.arrives("v2.0.0")
           // Nobody waits five minutes here.
           yield* plant.merge({ spec: { git: { ref: "main" }, polling: { ...spec.polling, interval: "1s" } } })
           yield* plant.publish("without a webhook")
@@ -274,6 +381,7 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           const body = '{"ref": "v2.0.0"}'
           assert.strictEqual((yield* post(body)).status, 401)
           assert.strictEqual((yield* post(body, sign(body, "another"))).status, 401)
+          assert.strictEqual((yield* post(body, sign('{"ref": "v1.0.0"}', "my-webhook-secret"))).status, 401)
           assert.strictEqual((yield* post(body, sign(body, "my-webhook-secret"))).status, 202)
           yield* plant.arrives("v2.0.0")
         }),
@@ -341,6 +449,7 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
             yield* configure(what)
             assert.strictEqual((yield* post(body)).status, 401)
             assert.strictEqual((yield* post(body, sign(body, secret))).status, 202)
+            assert.include(yield* printedCurl({ SECRET: secret }), '"accepted":true')
           }
         }),
       slow
@@ -362,6 +471,7 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           assert.strictEqual((yield* post('{"ref": "v1.0.0"}')).status, 401)
           assert.strictEqual(yield* withHeader("wrong"), 401)
           assert.strictEqual(yield* withHeader("my-token"), 202)
+          assert.include(yield* printedCurl({ TOKEN: "my-token" }), '"accepted":true')
 
           const stringData = { "webhook-token": "old\nnew\n" }
           yield* Manifests.apply(
@@ -377,6 +487,49 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           const [, file = ""] = /(?:^|\0)WEBHOOK_BEARER_TOKEN_FILE=([^\0]+)/.exec(environment) ?? []
           yield* fileSystem.writeFileString(file, "new\nnewer\n")
           assert.deepStrictEqual(yield* Effect.forEach(["old", "new", "newer"], withHeader), [401, 202, 202])
+        }),
+      slow
+    )
+
+    it.effect(
+      "GET on the same path, with the same bearer token, answers what is in force and changes nothing.",
+      () =>
+        Effect.gen(function* () {
+          const { configure, plant } = yield* Reader
+          const { get } = yield* Release
+          yield* configure(JSON.stringify({ webhookReceiver: { token: { secret: "my-token" } } }))
+          yield* settle
+          // The controller may still write the status.
+          const wanted = get(plant.gatewaySync).pipe(
+            Effect.flatMap(decodeAnnotated),
+            Effect.map(({ metadata }) => metadata)
+          )
+          const before = yield* wanted
+          assert.strictEqual((yield* request("GET", path)).status, 401)
+          const { body, status } = yield* request("GET", path, undefined, bearer("my-token"))
+          assert.strictEqual(status, 200)
+          assert.containsSubset(body, { ref: "v1.0.0" })
+          assert.deepStrictEqual(Object.keys(body).sort(), ["commit", "conditions", "gateways", "ref", "synced"])
+          assert.containsSubset(yield* get(plant.gatewaySync), { status: { lastSyncCommit: body["commit"] } })
+          assert.deepStrictEqual(yield* wanted, before)
+        }),
+      slow
+    )
+
+    it.effect(
+      "With a token configured, add the header to the curl.",
+      () =>
+        Effect.gen(function* () {
+          const { page, plant, shell } = yield* Reader
+          yield* settle
+          yield* post('{"ref": "v2.0.0"}', bearer("my-token"))
+          yield* plant.arrives("v2.0.0")
+          const [, header = ""] = /With a token configured, add `(.*?)`/.exec(page.page) ?? []
+          const curl = (yield* page.block("curl")).trimEnd()
+          const answer = yield* shell(`TOKEN=my-token\n${curl} ${header}`, yield* hosts)
+          assert.include(answer, '"accepted":true')
+          yield* plant.arrives("v1.0.0")
+          assert.include(yield* shell(curl, yield* hosts), '"error":"no or wrong credentials')
         }),
       slow
     )
@@ -440,7 +593,14 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           const says = (interval: string) =>
             Effect.flatMap(HttpClient.get(metricsUrl), (response) => response.text).pipe(
               Effect.map((text) =>
-                text.split("\n").find((line) => line.includes("cr_info{") && line.includes(site.cr))
+                text
+                  .split("\n")
+                  .find(
+                    (line) =>
+                      line.includes("cr_info{") &&
+                      line.includes(`namespace="${site.namespace}"`) &&
+                      line.includes(`name="${site.cr}"`)
+                  )
               ),
               Effect.repeat({
                 until: (line) => line?.includes(`polling_interval="${interval}"`) === true,
@@ -451,6 +611,47 @@ layer(TheReader.layer("webhook-sync.md"), { excludeTestServices: true, timeout: 
           assert.include(yield* says("5m"), 'polling_interval="5m"')
           yield* plant.merge(parse(yield* page.block("spec no polling")) as object)
           assert.include(yield* says("off"), 'polling_interval="off"')
+        }),
+      slow
+    )
+
+    it.effect(
+      "429: too many.",
+      () =>
+        Effect.gen(function* () {
+          const { configure } = yield* Reader
+          yield* configure(JSON.stringify({ webhookReceiver: { limits: { deliveriesPerMinute: 2 } } }))
+          const answers = yield* Effect.replicateEffect(post('{"ref": "v1.0.0"}'), 3)
+          assert.deepStrictEqual(
+            answers.map(({ status }) => status),
+            [202, 202, 429]
+          )
+          assert.match(String(answers.at(-1)?.headers["retry-after"]), /^\d+$/)
+        }),
+      slow
+    )
+
+    it.effect(
+      "503: it could not be stored; send it again.",
+      () =>
+        Effect.gen(function* () {
+          const { configure } = yield* Reader
+          const { apiServer } = yield* ControlPlane
+          yield* configure("")
+          yield* settle
+          const url = yield* (yield* Release).through(receiver)
+          yield* apiServer.kill
+          const refused = yield* HttpClientRequest.post(`${url}${path}`).pipe(
+            HttpClientRequest.bodyText('{"ref": "v2.0.0"}'),
+            HttpClient.execute
+          )
+          yield* apiServer.start
+          assert.strictEqual(refused.status, 503)
+          assert.match(yield* refused.text, /send it again","synced":false/)
+          yield* post('{"ref": "v2.0.0"}').pipe(
+            Effect.repeat({ until: ({ status }) => status === 202, schedule: often })
+          )
+          assert.containsSubset(yield* annotations, { [Names.request.ref]: "v2.0.0" })
         }),
       slow
     )
