@@ -11,7 +11,7 @@ const Flag = Schema.Literals(["true", "false"])
 
 /** The map's `data`. */
 export const Data = Schema.Struct({
-  commit: Schema.String.pipe(Schema.check(Schema.isPattern(/^[0-9a-f]{40}$/))),
+  commit: Schema.String.pipe(Schema.check(Schema.isPattern(/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/))),
   ref: Schema.NonEmptyString,
   gitURL: Schema.NonEmptyString,
   paused: Flag.pipe(Schema.withDecodingDefaultKey(Effect.succeed("false" as const))),

@@ -37,6 +37,13 @@ describe("the metadata map", () => {
     })
   )
 
+  it.effect("takes commits of SHA-256 repositories", () =>
+    Effect.gen(function* () {
+      const commit = "c".repeat(64)
+      assert.strictEqual((yield* Metadata.decode(Maps.desired(cr, { ref: "main", commit }))).commit, commit)
+    })
+  )
+
   it("has another revision for whatever an agent must act on", () => {
     const revisions = [
       data,
