@@ -9,9 +9,10 @@
  * *Then.* On every change of the metadata. What fails is tried again, sooner first; newer metadata ends the waiting.
  */
 import { Clock, Context, DateTime, Duration, Effect, Layer, Option, Random, Ref, Schedule, Schema } from "effect"
-import type * as GatewayStatus from "../api/GatewayStatus.ts"
+import * as GatewayStatus from "../api/GatewayStatus.ts"
 import type * as Metadata from "../api/Metadata.ts"
 import type * as Profile from "../api/Profile.ts"
+import { GitError } from "../git/GitError.ts"
 import { GatewayClient } from "../ignition/GatewayClient.ts"
 import { GatewayError } from "../ignition/GatewayError.ts"
 import * as GatewayState from "../ignition/GatewayState.ts"
@@ -138,7 +139,8 @@ const make = Effect.fnUntraced(function* (version: string) {
     })
     yield* report(waits ? "Pending" : "Error", data, {
       errorMessage: error.message.slice(0, longestMessage) + stale,
-      ...(error instanceof GatewayError ? { lastScanResult: error.reason._tag } : {})
+      ...(error instanceof GatewayError ? { lastScanResult: error.reason._tag } : {}),
+      ...(error instanceof GitError ? { errorReason: GatewayStatus.cloneFailed } : {})
     })
     if (Option.isSome(holds)) yield* probes.pass
     else yield* probes.wait(error.message)

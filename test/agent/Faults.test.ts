@@ -4,6 +4,7 @@ import {
   Clock,
   Context,
   Deferred,
+  Duration,
   Effect,
   Exit,
   Fiber,
@@ -65,6 +66,17 @@ const makeDisk = Effect.gen(function* () {
     )
   }
 })
+
+/** A clock by which everything that waits is done 50 times as soon. */
+const hasty = Effect.map(Clock.Clock, (real): Clock.Clock => ({
+  sleep: (duration) => real.sleep(Duration.times(duration, 0.02)),
+  currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe(),
+  currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe(),
+  monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe(),
+  currentTimeMillis: real.currentTimeMillis,
+  currentTimeNanos: real.currentTimeNanos,
+  monotonicTimeNanos: real.monotonicTimeNanos
+}))
 
 /** A clock that can be set, in milliseconds beside the real one; sleeping is real. */
 const makeClock = Effect.gen(function* () {
@@ -359,6 +371,28 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         })
       )
     }
+
+    test(
+      "the metadata changes faster than a pass ends: one gets the time it takes all the same",
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        // Longer than newer metadata waits at first.
+        yield* gateway.faults.inject({
+          route: "POST /data/api/v1/scan-lock/projects",
+          failure: Failure.cases.Delay.make({ millis: 7500 })
+        })
+        yield* Layer.build(agent)
+        yield* Effect.forkScoped(
+          Stream.runForEach(Stream.range(6, 3600), (syncPeriod) =>
+            Effect.delay(want(first, { syncPeriod }), "2 seconds")
+          )
+        )
+        yield* api.awaitReport(synced(first))
+      }).pipe((effect) => Effect.flatMap(hasty, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
+    )
 
     test(
       "each step takes long, and the whole longer than one may: it stays alive",
