@@ -92,10 +92,8 @@ const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, 
   })
   const files = { ...changes.unchanged }
   for (const { file, path } of journal.writes) files[path] = file
-  // A content that is synced is not yet one that is found again.
-  if (shelves.length > 0) {
-    yield* Effect.forEach([...shelves, folder, staging], volume.syncFolder, { concurrency, discard: true })
-  }
+  // A content that is synced is found again only if its folders are.
+  yield* volume.sync([...journal.writes.map(({ staged }) => staged), ...shelves, folder, staging])
   yield* Journal.save(journal)
   return { journal, inventory: { version: 1, origin, files } } satisfies Staged
 })
@@ -168,8 +166,7 @@ const parent = (path: string): string => (path.includes("/") ? path.slice(0, pat
 export const finish = Effect.fnUntraced(function* ({ inventory, journal }: Staged) {
   const volume = yield* Volume
   const paths = [...journal.clear, ...journal.writes.map(({ path }) => path), ...journal.deletes]
-  const folders = new Set([".", ...paths.flatMap(Changes.ancestors)])
-  yield* Effect.forEach(folders, volume.syncFolder, { concurrency, discard: true })
+  yield* volume.sync([...new Set([".", ...paths.flatMap(Changes.ancestors)])])
   yield* Inventory.save(inventory)
   yield* Journal.save(Journal.Scan.make({ scans: journal.scans }))
   yield* volume.removeTree(staging)

@@ -10,8 +10,8 @@ import { type FileHandle, open } from "node:fs/promises"
 import { Volume } from "../../src/agent/Volume.ts"
 import * as Site from "./Site.ts"
 
-/** Paths below `root` in the order in which they are synced while the effect runs. */
-const syncedBy = <A, E, R>(root: string, effect: Effect.Effect<A, E, R>) =>
+/** Paths below `root` in the order in which they are synced while the effect runs. @param commands come before those of `PATH` */
+const syncedBy = <A, E, R>(root: string, effect: Effect.Effect<A, E, R>, commands?: string) =>
   Effect.acquireUseRelease(
     Effect.promise(async () => {
       const any = await open(root, "r")
@@ -23,11 +23,27 @@ const syncedBy = <A, E, R>(root: string, effect: Effect.Effect<A, E, R>) =>
         order.push(readlinkSync(`/proc/self/fd/${this.fd}`).slice(root.length + 1))
         return sync.call(this)
       }
-      return { order, restore: () => void (prototype.sync = sync) }
+      const path = process.env["PATH"]
+      if (commands !== undefined) process.env["PATH"] = `${commands}:${path}`
+      const restore = () => {
+        prototype.sync = sync
+        process.env["PATH"] = path
+      }
+      return { order, restore }
     }),
     ({ order }) => Effect.as(effect, order),
     ({ restore }) => Effect.sync(restore)
   )
+
+/** Something else in place of `sync`; what it says, by call. */
+const replaced = Effect.fnUntraced(function* (script: string) {
+  const fs = yield* FileSystem.FileSystem
+  const command = yield* root
+  yield* fs.writeFileString(`${command}/sync`, `#!/bin/sh\n{ ${script}; echo =; } >> "$0.log"\n`)
+  yield* fs.chmod(`${command}/sync`, 0o755)
+  const calls = Effect.map(fs.readFileString(`${command}/sync.log`), (log) => log.split("=\n").slice(0, -1))
+  return { command, calls }
+})
 
 const root = Effect.flatMap(FileSystem.FileSystem, (fs) => fs.makeTempDirectoryScoped({ prefix: "stoker-durability-" }))
 
@@ -62,6 +78,37 @@ layer(NodeServices.layer)("an apply", (it) => {
         assert.isAbove(at, journal, `${folder}: ${text}`)
         assert.isBelow(at, inventory, `${folder}: ${text}`)
       }
+    })
+  )
+
+  const large = {
+    id: "large",
+    tree: Object.fromEntries(Array.from({ length: 250 }, (_, n) => [`projects/a/f${n}/view.json`, String(n)])),
+    mappings: [{ source: "projects", destination: "projects/" }]
+  }
+
+  it.effect("of many files syncs the whole file system, before the journal and before it says that it is done", () =>
+    Effect.gen(function* () {
+      const data = yield* root
+      const { calls, command } = yield* replaced(`ls ${data}/.stoker ${data}/projects/a 2>&1`)
+      const order = yield* syncedBy(data, Effect.provide(Site.start(large), Volume.layer(data)), command)
+      assert.isBelow(order.length, 20, order.join(", "))
+      const [before, after, ...more] = yield* calls
+      assert.isEmpty(more)
+      assert.match(before ?? "", /staging/)
+      assert.notMatch(before ?? "", /journal\.json|f249/)
+      assert.match(after ?? "", /journal\.json[^]*f249/)
+      assert.notMatch(after ?? "", /applied\.json/)
+    })
+  )
+
+  it.effect("of many files syncs each where the file system cannot be synced as a whole", () =>
+    Effect.gen(function* () {
+      const data = yield* root
+      const { command } = yield* replaced("exit 1")
+      const order = yield* syncedBy(data, Effect.provide(Site.start(large), Volume.layer(data)), command)
+      const contents = new Set(order.filter((path) => /^\.stoker\/staging\/[^/]+\/\d+\/\d+$/.test(path)))
+      assert.strictEqual(contents.size, 250)
     })
   )
 })

@@ -170,7 +170,7 @@ export const folding = (root: string): Layer.Layer<Volume> =>
     makeFolder: (path) => real.makeFolder(Plan.fold(path)),
     removeFolder: (path) => real.removeFolder(Plan.fold(path)),
     removeTree: (path) => real.removeTree(Plan.fold(path)),
-    syncFolder: (path) => real.syncFolder(Plan.fold(path))
+    sync: (paths) => real.sync(paths.map(Plan.fold))
   }))
 
 /** Counts the changes that are made to the disk, and does something else than the one of this number. */
