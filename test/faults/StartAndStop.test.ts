@@ -119,7 +119,7 @@ layer(Cluster.definitions.pipe(Layer.provideMerge(services)), { excludeTestServi
     )
 
     it.effect(
-      "waits for an API server that is away, and becomes ready when it comes",
+      "waits for an API server that is away, and becomes ready when it comes (10 s)",
       () =>
         Effect.gen(function* () {
           const { adminKubeconfig, apiServer } = yield* ControlPlane
