@@ -6,11 +6,6 @@ interface Common {
   readonly href: string
   /** What people see: no user info. */
   readonly display: string
-  /**
-   * Equal for every way to write one repository (ssh, https and scp form, letter case, default port, `.git`, trailing
-   * slash); different for all others. For comparing only, never for connecting, never for sharing credentials.
-   */
-  readonly normalized: string
 }
 
 /** Smart HTTP. `origin` is scheme, host and port. */
@@ -35,16 +30,7 @@ export interface Git extends Common {
 
 export type RepositoryUrl = Http | Ssh | Git
 
-const defaultPorts = { https: "443", http: "80", ssh: "22", git: "9418" } as const
-type Scheme = keyof typeof defaultPorts
-
-/** Hosts of the forges that listen for ssh under another name (port 443, for firewalls). */
-const sshAliases: Readonly<Record<string, string>> = {
-  "ssh.github.com": "github.com",
-  "altssh.gitlab.com": "gitlab.com",
-  "altssh.bitbucket.org": "bitbucket.org",
-  "ssh.dev.azure.com": "dev.azure.com"
-}
+type Scheme = "https" | "http" | "ssh" | "git"
 
 const schemePattern = /^([a-z][a-z0-9+.-]*):\/\//i
 const scpPattern = /^(?:([^@/:\s]+)@)?(\[[^\]\s]+\]|[^@/:[\]\s]+):(?!\/\/|:)(.+)$/
@@ -57,22 +43,6 @@ const refuse = (repository: string, detail: string) =>
   Result.fail(new GitError({ repository, reason: { _tag: "UnsupportedUrl", detail } }))
 
 const secretInUrl = (repository: string) => Result.fail(new GitError({ repository, reason: { _tag: "SecretInUrl" } }))
-
-/** Host, port and path to the comparable form. */
-const normalize = (scheme: Scheme, host: string, port: string, path: string): string => {
-  const lower = host.toLowerCase().replace(/\.$/, "")
-  const alias = scheme === "ssh" ? sshAliases[lower] : undefined
-  const shownPort = port === "" || port === defaultPorts[scheme] || alias !== undefined ? "" : `:${port}`
-  const plain = decode(path)
-    .toLowerCase()
-    .replace(/\/{2,}/g, "/")
-    .replace(/^\/|\/$/g, "")
-    .replace(/\.git$/, "")
-    .replace(/\/$/, "")
-  // Azure writes one repository as v3/org/project/repo for ssh and as org/project/_git/repo for https.
-  const azure = alias === "dev.azure.com" ? plain.replace(/^v3\/([^/]+)\/([^/]+)\/([^/]+)$/, "$1/$2/_git/$3") : plain
-  return `${alias ?? lower}${shownPort}/${azure}`
-}
 
 const decode = (path: string): string => {
   // A stray % is legal in a scp path; then the text stands for itself.
@@ -101,7 +71,6 @@ const fromUrl = (text: string, scheme: Scheme): Result.Result<RepositoryUrl, Git
   if (user !== undefined && !userPattern.test(user)) return refuse(shown, "the user name is not usable")
   const authority = `${host}${port === "" ? "" : `:${port}`}`
   const bare = `${scheme}://${authority}${path}`
-  const normalized = normalize(scheme, host, port, path)
   switch (scheme) {
     case "https":
     case "http":
@@ -109,18 +78,17 @@ const fromUrl = (text: string, scheme: Scheme): Result.Result<RepositoryUrl, Git
         _tag: "Http",
         href: bare.replace(/\/+$/, ""),
         display: bare,
-        normalized,
         origin: `${scheme}://${authority}`,
         host,
         user
       })
     case "ssh": {
       const at = user === undefined ? "" : `${user}@`
-      return Result.succeed({ _tag: "Ssh", href: `ssh://${at}${authority}${path}`, display: bare, normalized, host })
+      return Result.succeed({ _tag: "Ssh", href: `ssh://${at}${authority}${path}`, display: bare, host })
     }
     case "git":
       return user === undefined
-        ? Result.succeed({ _tag: "Git", href: bare, display: bare, normalized, host })
+        ? Result.succeed({ _tag: "Git", href: bare, display: bare, host })
         : refuse(shown, "git:// knows no users")
   }
 }
@@ -138,7 +106,6 @@ const fromScp = (user: string | undefined, host: string, path: string): Result.R
     _tag: "Ssh",
     href: `${user === undefined ? "" : `${user}@`}${display}`,
     display,
-    normalized: normalize("ssh", host, "", path),
     host
   })
 }
@@ -151,8 +118,8 @@ const withoutUserInfo = (text: string): string =>
  * Reads `spec.git.repo`: https, http, ssh (`ssh://` and `git@host:path`) or `git://`.
  *
  * Refused, with what to do instead: a password or token in the URL, local paths, `file://` and remote helpers, user
- * info that could be read as an option, query and fragment. Letter case of the path does not count for `normalized`:
- * no forge tells two repositories apart by it.
+ * info that could be read as an option, query and fragment. Whether two URLs name one repository, `RepositoryIdentity`
+ * tells.
  */
 export const parse = (text: string): Result.Result<RepositoryUrl, GitError> => {
   const trimmed = text.trim()

@@ -1,7 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Result } from "effect"
 import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
-import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
 
 const plant = "https://github.com/acme/plant"
 
@@ -23,6 +21,8 @@ const same = [
   "https://user:password@github.com/acme/plant.git",
   "SSH://git@github.com/acme/plant.git/",
   "https://github.com/acme%2Fplant",
+  "http://github.com:80/acme/plant",
+  "git://github.com:9418/acme/plant",
   "  https://github.com/acme/plant\n"
 ]
 
@@ -40,7 +40,15 @@ const others = [
   "https://github.com/acme.plant",
   "https://api.github.com/acme/plant",
   "ssh://git@github.com:443/acme/plant",
-  "https://github.com/acme/plаnt"
+  "https://github.com/acme/plаnt",
+  "https://github.com/acme/plantgit",
+  "https://github.com/acme/plant.git.git",
+  "https://github.com/plan",
+  "ssh://git@github.com:80/acme/plant",
+  "https://github.com/a..d/x",
+  "https://github.com/abcd/x",
+  "https://[::1]/acme/plant",
+  "https://[::2]/acme/plant"
 ]
 
 const none = [
@@ -65,6 +73,9 @@ describe("RepositoryIdentity", () => {
         "git@ssh.dev.azure.com:v3/acme/plant/site",
         "https://acme@dev.azure.com/acme/plant/_git/site"
       )
+    )
+    assert.isTrue(
+      RepositoryIdentity.isSame("git@ssh.dev.azure.com:v3/org/p%20q/r", "https://org@dev.azure.com/org/p%20q/_git/r")
     )
   })
 
@@ -95,13 +106,19 @@ describe("RepositoryIdentity", () => {
     assert.deepStrictEqual(RepositoryIdentity.names("https://git.example/plant"), ["git.example/plant"])
   })
 
-  it.each([plant, ...same, ...others])("agrees with what src/git connects to: %s", (url) => {
-    const parsed = RepositoryUrl.parse(url)
-    // What src/git refuses (a user that looks like an option) may still be a sender's way to write a URL.
-    const expected = Result.match(parsed, {
-      onFailure: () => RepositoryIdentity.of(url),
-      onSuccess: ({ normalized }) => normalized
-    })
-    assert.strictEqual(RepositoryIdentity.of(url), expected)
+  it("look-alikes differ among themselves", () => {
+    const all = [plant, ...others].map(RepositoryIdentity.of)
+    assert.lengthOf(new Set(all), all.length)
+  })
+
+  it("is shown without what may be a secret, and short", () => {
+    assert.strictEqual(
+      RepositoryIdentity.shown("https://user:password@github.com/acme/plant.git"),
+      "github.com/acme/plant"
+    )
+    for (const odd of ["user:password@github.com/acme/plant", "password", `https://github.com/${"x".repeat(3000)}`]) {
+      assert.strictEqual(RepositoryIdentity.shown(odd), "one of no known form")
+    }
+    assert.isBelow(RepositoryIdentity.shown(`https://github.com/${"x".repeat(1000)}`).length, 130)
   })
 })
