@@ -12,6 +12,7 @@ import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
 import { freePort, Processes } from "../../src/sandbox/Processes.ts"
 import * as OneGateway from "./OneGateway.ts"
+import * as Page from "./Page.ts"
 import { fullname, namespace, Release } from "./Release.ts"
 
 const Ingress = Schema.Struct({
@@ -106,28 +107,6 @@ const missing = [
   spawnSync(program, args, { env: { PATH: nginxPath } }).error === undefined ? [] : [program]
 )
 
-const values = `
-webhookReceiver:
-  enabled: true
-  hmac:
-    secret: "my-webhook-secret"
-  ingress:
-    enabled: true
-    annotations:
-      cert-manager.io/cluster-issuer: letsencrypt-prod
-      nginx.ingress.kubernetes.io/ssl-redirect: "true"
-      nginx.ingress.kubernetes.io/proxy-body-size: 4m
-    hosts:
-      - host: stoker.example.com
-        paths:
-          - path: /webhook
-            pathType: Prefix
-    tls:
-      - secretName: stoker-webhook-tls
-        hosts:
-          - stoker.example.com
-`
-
 const Services = Layer.mergeAll(Release.layer, GitServer.layerNoDeps()).pipe(
   Layer.provideMerge(ControlPlane.layer),
   Layer.provideMerge(NodeServices.layer)
@@ -143,7 +122,18 @@ it.live.runIf(missing.length === 0)(
       const fileSystem = yield* FileSystem.FileSystem
       const processes = yield* Processes
       const receiver = `${fullname}-webhook-receiver`
-      yield* helm(["install", "stoker", chart, "-n", namespace, "--create-namespace"], values)
+      yield* helm(
+        [
+          "install",
+          "stoker",
+          chart,
+          "-n",
+          namespace,
+          "--create-namespace",
+          "--set=webhookReceiver.hmac.secret=my-webhook-secret"
+        ],
+        Page.values("ingress")
+      )
       const { repository } = yield* OneGateway.make({ namespace: "my-namespace", cr: "my-sync" })
       yield* rollOut
 

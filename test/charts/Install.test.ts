@@ -71,7 +71,11 @@ layer(Services, { excludeTestServices: true, timeout: "60 seconds" })("a release
         const metrics = yield* Effect.flatMap(HttpClient.get(second.metricsUrl), (response) => response.text)
         const monitoring = yield* helm(
           ["template", "stoker", chart, "-s", "templates/monitoring.yaml"],
-          JSON.stringify({ prometheusRule: { enabled: true }, grafanaDashboard: { enabled: true } })
+          JSON.stringify({
+            metrics: { secure: false },
+            prometheusRule: { enabled: true },
+            grafanaDashboard: { enabled: true }
+          })
         )
         const asked = new Set(monitoring.match(/\bstoker_\w+/g)?.map((name) => name.replace(/_bucket$/, "")))
         assert.isAtLeast(asked.size, 8)

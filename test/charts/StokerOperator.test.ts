@@ -12,6 +12,7 @@ import * as Checkout from "../../src/sandbox/Checkout.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import * as Manifests from "../../src/sandbox/Manifests.ts"
 import { Toolchain } from "../../src/sandbox/Toolchain.ts"
+import { ingress } from "./Page.ts"
 
 const namespace = "stoker-system"
 const serviceAccount = "stoker-stoker-operator-controller-manager"
@@ -33,8 +34,8 @@ const helm = Effect.fnUntraced(function* (command: ReadonlyArray<string>, values
   return { output, code }
 }, Effect.scoped)
 
-const render = Effect.fnUntraced(function* (values: object) {
-  const { output, code } = yield* helm(["template", "stoker"], values)
+const render = Effect.fnUntraced(function* (values: object, ...flags: ReadonlyArray<string>) {
+  const { output, code } = yield* helm(["template", "stoker", ...flags], values)
   assert.strictEqual(code, 0, output)
   return { text: output, objects: yield* Manifests.parse(output) }
 })
@@ -87,18 +88,8 @@ const base = [
   `ServiceAccount ${serviceAccount}`
 ]
 
-/** As the page of Webhook Sync has them. */
 const hmac = { secret: "my-webhook-secret" }
 const token = { secret: "my-token" }
-const ingress = {
-  enabled: true,
-  annotations: {
-    "cert-manager.io/cluster-issuer": "letsencrypt-prod",
-    "nginx.ingress.kubernetes.io/ssl-redirect": "true"
-  },
-  hosts: [{ host: "stoker.example.com", paths: [{ path: "/webhook", pathType: "Prefix" }] }],
-  tls: [{ secretName: "stoker-webhook-tls", hosts: ["stoker.example.com"] }]
-}
 /** What `helm install` is documented with, by the name of its golden file. */
 const documented = {
   default: {},
@@ -112,10 +103,26 @@ const documented = {
     webhookReceiver: { enabled: true, token: { secretRef: { name: "webhook-token-secret", key: "webhook-token" } } }
   },
   "receiver-ingress": { webhookReceiver: { enabled: true, hmac, ingress, trustedProxies: ["10.0.0.0/8", "::1"] } },
+  "receiver-limits": {
+    webhookReceiver: {
+      enabled: true,
+      port: 9000,
+      token,
+      ingress: { ...ingress, ingressClassName: "nginx" },
+      limits: {
+        failuresPerMinute: 10,
+        deliveriesPerMinute: 0,
+        headerTimeout: "5s",
+        requestTimeout: "1m",
+        idleTimeout: "2m"
+      }
+    }
+  },
   replicas: { replicaCount: 2, webhookReceiver: { enabled: true, hmac, token } },
   monitoring: {
     metrics: { secure: false },
     serviceMonitor: { enabled: true },
+    podMonitor: { enabled: true, labels: { release: "prometheus" }, interval: "1m" },
     prometheusRule: { enabled: true, additionalRules: [{ record: "stoker:up", expr: "up" }] },
     grafanaDashboard: { enabled: true },
     networkPolicy: { enabled: true }
@@ -134,6 +141,17 @@ const documented = {
     extraEnv: [{ name: "HTTPS_PROXY", value: "http://proxy.example.com:3128" }],
     nodeSelector: { "kubernetes.io/os": "linux" },
     priorityClassName: "system-cluster-critical"
+  },
+  pods: {
+    nameOverride: "stoker",
+    agentImage: { repository: "registry.example.com/agent", tag: "edge" },
+    resources: { requests: { cpu: "100m" } },
+    controller: { logDevMode: true },
+    metrics: { service: { type: "NodePort", port: 9090 } },
+    podAnnotations: { "example.com/team": "plant" },
+    podLabels: { tier: "operators" },
+    tolerations: [{ key: "dedicated", operator: "Exists" }],
+    affinity: { nodeAffinity: { requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: [] } } }
   }
 }
 
@@ -291,6 +309,19 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     })
   )
 
+  it.effect.each([
+    ["1.29.0", { exec: { command: ["node", "-e", "setTimeout(() => {}, 5000)"] } }],
+    ["1.30.0", { sleep: { seconds: 5 } }]
+  ] as const)(
+    "lets the receiver work on until the endpoints have forgotten its pod (Kubernetes %s)",
+    ([version, preStop]) =>
+      Effect.gen(function* () {
+        const { objects } = yield* render({ webhookReceiver: { enabled: true } }, "--kube-version", version)
+        const rendered = yield* find(objects, "Deployment")
+        assert.containsSubset(rendered["spec"], { template: { spec: { containers: [{ lifecycle: { preStop } }] } } })
+      })
+  )
+
   it.effect("puts inline secrets into a Secret and files, never into the pod's spec", () =>
     Effect.gen(function* () {
       const { objects } = yield* render(everything)
@@ -362,7 +393,13 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     ["headerTimeout", { webhookReceiver: { limits: { headerTimeout: "10" } } }],
     ["trustedProxies", { webhookReceiver: { trustedProxies: ["the ingress"] } }],
     ["crds", { crds: { update: "yes" } }],
-    ["serviceMonitor.enabled needs metrics.enabled", { metrics: { enabled: false }, serviceMonitor: { enabled: true } }]
+    [
+      "serviceMonitor.enabled needs metrics.enabled",
+      { metrics: { enabled: false }, serviceMonitor: { enabled: true } }
+    ],
+    ["serviceMonitor.enabled needs metrics.secure=false", { serviceMonitor: { enabled: true } }],
+    ["prometheusRule.enabled needs metrics.secure=false", { prometheusRule: { enabled: true } }],
+    ["certManager.enabled", { certManager: { enabled: true } }]
   ] as const)("refuses a wrong value and names it (%s)", ([name, values]) =>
     Effect.gen(function* () {
       const { output, code } = yield* helm(["template", "stoker"], values)
