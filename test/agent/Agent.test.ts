@@ -154,12 +154,13 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "leaves another pod's agent what that keeps on the volume, once it has taken it over",
     Effect.gen(function* () {
-      const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
+      const { agent, api, exists, gateway, read, repository, want, write } = yield* makePlant()
       yield* gateway.awaitPhase("running")
       const first = yield* repository.commit({ files: view("one") })
       yield* want(first)
       yield* Layer.build(agent)
       yield* api.awaitReport(synced(first))
+      yield* until(exists(".stoker/metadata.json"))
       const at = yield* Clock.currentTimeMillis
       yield* write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
       yield* write(".stoker/metadata.json", "theirs")
