@@ -33,7 +33,7 @@ const withoutRoles = Effect.gen(function* () {
     subjects: [{ kind: "ServiceAccount", name: "stoker", namespace }]
   })
   const { token } = yield* issueServiceAccountToken(namespace, "stoker")
-  return ApiClient.layer.pipe(
+  return Layer.fresh(ApiClient.layer).pipe(
     Layer.provide(
       Layer.succeed(KubeConfig, {
         ...admin,
