@@ -229,7 +229,8 @@ const codeOf = (error: unknown): string =>
 
 const isReset = (error: unknown): boolean => ["ECONNRESET", "EPIPE"].includes(codeOf(error))
 
-const tlsCode = /^(?:ERR_TLS_|ERR_SSL_|CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|HOSTNAME_MISMATCH|EPROTO$)/
+/** Codes of connections that are not trusted, or no TLS. */
+export const tlsCode = /^(?:ERR_TLS_|ERR_SSL_|CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|HOSTNAME_MISMATCH|EPROTO$)/
 
 /** What went wrong below HTTP. */
 const reasonOf = (error: unknown, host: string): Reason => {

@@ -115,9 +115,11 @@ export const jwt = (
 /** The cause by its code alone: what the library says besides quotes the request. */
 const notReached = (api: string, reason: object) => {
   const cause = Predicate.hasProperty(reason, "cause") ? reason.cause : undefined
-  const code = Predicate.hasProperty(cause, "code") ? ` (${String(cause.code)})` : ""
+  const code = Predicate.hasProperty(cause, "code") ? String(cause.code) : ""
   return new GitHubAppError({
-    message: `${api} cannot be reached${code}; is spec.git.auth.githubApp.apiBaseURL right?`
+    message: GitHttp.tlsCode.test(code)
+      ? `no trusted TLS connection to ${api} (${code}). For a private CA put its certificate under ca.crt into the Secret of spec.git.auth.githubApp.`
+      : `${api} cannot be reached${code === "" ? "" : ` (${code})`}; is spec.git.auth.githubApp.apiBaseURL right?`
   })
 }
 

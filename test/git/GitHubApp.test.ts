@@ -83,7 +83,7 @@ layer(GitHubApp.layer, { excludeTestServices: true })("GitHubApp", (it) => {
       assert.lengthOf(proxy.asked, 1)
       const { ca: _ca, ...untrusting } = installation
       const error = yield* Effect.flip(exchangeIn({}, untrusting))
-      assert.include(error.message, "cannot be reached (DEPTH_ZERO_SELF_SIGNED_CERT)")
+      assert.include(error.message, "(DEPTH_ZERO_SELF_SIGNED_CERT). For a private CA")
     })
   )
 })

@@ -36,8 +36,8 @@ export const read: (
     const { namespace } = cr.metadata
     const { auth } = cr.spec.git
     if (auth?.githubApp !== undefined) {
-      const { identity, token } = yield* installationToken(cr, auth.githubApp)
-      return { credentials: GitCredentials.token(token), identity }
+      const { ca, identity, token } = yield* installationToken(cr, auth.githubApp)
+      return { credentials: GitCredentials.token(token, { ca }), identity }
     }
     if (auth?.sshKey !== undefined) {
       const key = yield* secret(namespace, auth.sshKey.secretRef, "sshKey.secretRef")
@@ -61,17 +61,18 @@ export const read: (
   }
 )
 
-/** The token of a GitHub App. Its identity is that of the App and its key: tokens come and go. */
+/** The token of a GitHub App, and the authority to trust. Its identity is that of the App and its key: tokens come and go. */
 export const installationToken = Effect.fnUntraced(function* (
   { metadata }: GatewaySync,
   { apiBaseURL, appId, installationId, privateKeySecretRef }: GitHubAppAuth
 ) {
   const tokens = yield* InstallationTokens
   const key = yield* secret(metadata.namespace, privateKeySecretRef, "githubApp.privateKeySecretRef")
+  const ca = key.other("ca.crt")
   const token = yield* WorkQueue.aside(
-    tokens.get({ appId, installationId, privateKey: key.value, apiBaseURL }, Resource.key(metadata))
+    tokens.get({ appId, installationId, privateKey: key.value, apiBaseURL, ca }, Resource.key(metadata))
   ).pipe(Effect.mapError(({ message }) => new CredentialsMissing({ reason: "GitHubAppExchangeFailed", message })))
-  return { ...token, identity: `${key.identity} ${appId}/${installationId}` }
+  return { ...token, ca, identity: `${key.identity} ${appId}/${installationId}` }
 })
 type GitHubAppAuth = NonNullable<NonNullable<GatewaySync["spec"]["git"]["auth"]>["githubApp"]>
 
