@@ -24,6 +24,7 @@ import { ApiClient } from "../kubernetes/ApiClient.ts"
 import { EventRecorder } from "../kubernetes/EventRecorder.ts"
 import { KubeConfig } from "../kubernetes/KubeConfig.ts"
 import * as LeaderElection from "../kubernetes/LeaderElection.ts"
+import * as Precedence from "../kubernetes/Precedence.ts"
 import { Authorizer } from "../receiver/Authorizer.ts"
 import * as Receiver from "../receiver/Receiver.ts"
 import { Health } from "../telemetry/Health.ts"
@@ -121,7 +122,10 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
         SecureRandom.layerWebCrypto,
         events
       )
-    ).pipe(Layer.provideMerge([Memory.layer, LeaderElection.Term.layer]), Layer.provide(GitCommand.layer))
+    ).pipe(
+      Layer.provideMerge([Memory.layer, LeaderElection.Term.layer, Precedence.layer]),
+      Layer.provide(GitCommand.layer)
+    )
   )
   yield* Effect.gen(function* () {
     const stores = yield* Stores

@@ -14,6 +14,7 @@ import { ApiClient } from "../kubernetes/ApiClient.ts"
 import { ApiError } from "../kubernetes/ApiError.ts"
 import * as Controller from "../kubernetes/Controller.ts"
 import { EventRecorder } from "../kubernetes/EventRecorder.ts"
+import * as Precedence from "../kubernetes/Precedence.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import * as TakeOver from "../kubernetes/TakeOver.ts"
 import type { StoreNotReady } from "../kubernetes/Store.ts"
@@ -75,6 +76,8 @@ export class GatewaySyncController extends Context.Service<
       const bindsAgents = yield* Config.Boolean("AUTO_BIND_AGENT_RBAC").pipe(Config.withDefault(true))
       const { queue, ready } = yield* Stores
       const { takesStatus } = yield* Definition
+      // Senders of webhooks wait for their answer.
+      const { after } = yield* Precedence.Current
       const reconcile = (job: Pick<Job<string>, "key" | "reason">) =>
         Effect.provide(look(job.key, job.reason, bindsAgents), context)
       return {
@@ -83,7 +86,13 @@ export class GatewaySyncController extends Context.Service<
           yield* ready
           // Says what is lacking before anybody wonders.
           yield* takesStatus
-          return yield* Controller.run({ queue, reconcile, retry, concurrency, drain })
+          return yield* Controller.run({
+            queue,
+            reconcile: (job) => Effect.andThen(after, reconcile(job)),
+            retry,
+            concurrency,
+            drain
+          })
         })
       }
     })

@@ -30,6 +30,7 @@ import * as Names from "../api/Names.ts"
 import * as RequestedRef from "../api/RequestedRef.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
+import * as Precedence from "../kubernetes/Precedence.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import type { Store, StoreNotReady } from "../kubernetes/Store.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
@@ -166,6 +167,7 @@ const mayBeTest = ({ reason }: ApiError): boolean => reason._tag === "Invalid" &
 /** Lives as long as the scope: deliveries that still wait when it ends are not taken. */
 export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.GatewaySync>) {
   const client = yield* ApiClient
+  const { first } = yield* Precedence.Current
   const inFlight = yield* Semaphore.make(mostInFlight)
   // Not a child of the request: it outlives a sender that hangs up.
   const start = yield* FiberSet.makeRuntime()
@@ -271,7 +273,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
         const fresh = [waiting]
         queues.set(key, fresh)
         const giveUp = Effect.suspend(() => Effect.forEach(fresh, ({ done }) => Deferred.fail(done, stopping)))
-        start(Effect.onInterrupt(workOff(ref, fresh), () => giveUp))
+        start(Effect.onInterrupt(first(workOff(ref, fresh)), () => giveUp))
       } else {
         if (queue.length >= mostWaiting) {
           return yield* new NotTaken({ message: `${mostWaiting} deliveries wait for this GatewaySync already` })
