@@ -1,5 +1,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Duration, Effect, Fiber, Option, Redacted } from "effect"
+import { readFileSync } from "node:fs"
 import * as Conditions from "../../src/api/Conditions.ts"
 import type { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
@@ -10,6 +11,9 @@ import { GitServer } from "../../src/sandbox/GitServer.ts"
 import { Supervisor } from "../../src/telemetry/Supervisor.ts"
 import * as FakeGitHub from "../git/FakeGitHub.ts"
 import * as Cluster from "./Cluster.ts"
+
+const localhost = (name: string) =>
+  readFileSync(new URL(`../ignition/localhost-tls/${name}.pem`, import.meta.url), "utf8")
 
 const condition = (cr: GatewaySync, type: Conditions.Type) => Conditions.get(cr.status.conditions ?? [], type)
 const isHandled = (cr: GatewaySync) => RequestedRef.isHandled(cr.metadata.annotations, cr.status.lastHandledRequest)
@@ -511,7 +515,8 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
   it.effect("reads with the token of a GitHub App, gives it to the agents, and says what GitHub refuses", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("app")
-      const github = yield* FakeGitHub.make
+      const ca = localhost("cert")
+      const github = yield* FakeGitHub.makeTls({ key: localhost("key"), cert: ca })
       const first = yield* plant.repository.commit({ files: { a: "1" } })
       yield* plant.repository.requireLogin(
         Option.some({ username: "x-access-token", password: Redacted.make("app-token") })
@@ -519,7 +524,7 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       yield* plant.client.create(
         Resource.secrets,
         "app",
-        { metadata: { name: "app" }, stringData: { key: github.privateKey } },
+        { metadata: { name: "app" }, stringData: { key: github.privateKey, "ca.crt": ca } },
         { fieldManager: "test" }
       )
       const githubApp = {
@@ -539,10 +544,11 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       const cr = yield* Cluster.until(plant.get("site"), hasCommit(first))
       assert.notInclude(JSON.stringify(cr), "app-token")
       const secret = (yield* plant.client.get(Resource.secrets, plant.ref("stoker-github-token-site"))) as {
-        readonly data: { readonly token: string }
+        readonly data: { readonly token: string; readonly "ca.crt": string }
         readonly metadata: { readonly annotations: object; readonly ownerReferences: ReadonlyArray<object> }
       }
       assert.strictEqual(Buffer.from(secret.data.token, "base64").toString(), "app-token")
+      assert.strictEqual(Buffer.from(secret.data["ca.crt"], "base64").toString(), ca.trim())
       assert.propertyVal(secret.metadata.annotations, Names.owned.secretType, Names.owned.githubAppToken)
       assert.lengthOf(secret.metadata.ownerReferences, 1)
       assert.strictEqual((yield* plant.data("stoker-metadata-site"))["authType"], "githubApp")
