@@ -10,8 +10,8 @@
  *
  * *Recovery.* A clean end: watch again from the last resourceVersion. 410 in any form, or a resourceVersion that lies in
  * the future (asked for after each failure, and after a watch without a line): list again. 429: after Retry-After. A
- * connection that says nothing (not even bookmarks) is cut and opened
- * again. All else: the same request again, after a back-off that only two quiet minutes reset.
+ * connection that says nothing (not even bookmarks) is cut and opened again. No connection at all: again within six
+ * seconds. All else: the same request again, after a back-off that only two quiet minutes reset.
  */
 import { Clock, Duration, Effect, Option, Random, Schema, Stream } from "effect"
 import { ApiClient, type Selection } from "./ApiClient.ts"
@@ -55,8 +55,10 @@ export interface Options<A> extends Selection {
 export const silence = Duration.seconds(130)
 
 /** Delays after failures: 0.8 s, doubling to 30 s, each with jitter in [d, 2d). Two minutes without a failure reset it. */
-export const backoff = (failures: number, random: number): Duration.Duration =>
-  Duration.millis(Math.min(30_000, 800 * 2 ** Math.min(failures, 10)) * (1 + random))
+export const backoff = (failures: number, random: number, most = 30_000): Duration.Duration =>
+  Duration.millis(Math.min(most, 800 * 2 ** Math.min(failures, 10)) * (1 + random))
+/** As long as no connection comes about: it costs the API server nothing, and who waits longer is deaf when it is back. */
+const mostWhileAway = 3000
 const calm = Duration.toMillis(Duration.minutes(2))
 
 const RawIdentity = Schema.Struct({
@@ -102,12 +104,12 @@ export const run = Effect.fnUntraced(function* <A, R>(
     return { _tag: "Invalid", id: identity, message, initial }
   }
 
-  const failed = Effect.fnUntraced(function* (error: ApiError) {
+  const failed = Effect.fnUntraced(function* (error: ApiError, most?: number) {
     const now = yield* Clock.currentTimeMillis
     if (now - lastFailure > calm) failures = 0
     lastFailure = now
     const asked = error.reason._tag === "TooManyRequests" ? error.reason.retryAfterMillis : 0
-    const own = backoff(failures++, yield* Random.next)
+    const own = backoff(failures++, yield* Random.next, most)
     const retryIn = asked > 0 ? Duration.millis(asked * (1 + (yield* Random.next) * 0.2)) : own
     yield* emit([{ _tag: "Failed", error, retryIn }])
     yield* Effect.sleep(retryIn)
@@ -222,6 +224,7 @@ export const run = Effect.fnUntraced(function* <A, R>(
 
   let listed = false
   while (true) {
+    let answered = false
     const round = Effect.gen(function* () {
       if (!listed) {
         seen = yield* list
@@ -230,6 +233,7 @@ export const run = Effect.fnUntraced(function* <A, R>(
         // After a failure the API server may be back with an older etcd.
         yield* probe
       }
+      answered = true
       return yield* watchUntilLost
     })
     yield* round.pipe(
@@ -240,7 +244,7 @@ export const run = Effect.fnUntraced(function* <A, R>(
           seen = undefined
           listed = false
         }
-        return failed(error)
+        return failed(error, tag === "Unreachable" && !answered ? mostWhileAway : undefined)
       })
     )
   }

@@ -171,6 +171,22 @@ describe("Watcher", () => {
     })
   )
 
+  it.effect("is back within six seconds when an API server is, however long it was away", () =>
+    Effect.gen(function* () {
+      let away = true
+      const { watches } = yield* observed({
+        lists: [empty],
+        probe: Effect.suspend(() => (away ? Effect.fail(unreachable) : empty)),
+        watches: [Stream.fail(unreachable), quiet]
+      })
+      for (let second = 0; second < 600; second++) yield* TestClock.adjust("1 second")
+      assert.lengthOf(watches, 1)
+      away = false
+      yield* TestClock.adjust("6 seconds")
+      assert.lengthOf(watches, 2)
+    })
+  )
+
   it.effect("is not fooled by a server that sends one event and fails", () =>
     Effect.gen(function* () {
       const { watches } = yield* observed({
