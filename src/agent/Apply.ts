@@ -50,12 +50,7 @@ const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, 
   const shelves = Array.from({ length: Math.min(concurrency, changes.writes.length) }, (_, n) => `${folder}/${n}`)
   for (const shelf of shelves) yield* volume.makeFolder(shelf)
 
-  const byId = new Map<string, Array<string>>()
-  for (const { id, path } of changes.writes) {
-    const paths = byId.get(id)
-    if (paths === undefined) byId.set(id, [path])
-    else paths.push(path)
-  }
+  const byId = pathsById(changes)
   const staged = new Map<string, Journal.Apply["writes"][number]>()
   const pointers: Array<string> = []
   let count = 0
@@ -64,7 +59,7 @@ const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, 
       ({ content, id }) =>
         Effect.gen(function* () {
           const paths = byId.get(id) ?? []
-          if (isLfsPointer(content)) return void pointers.push(...paths)
+          if (Plan.isLfsPointer(content)) return void pointers.push(...paths)
           for (const path of paths) {
             // Files come into several folders faster than into one.
             const name = `${shelves[count % shelves.length]}/${count++}`
@@ -76,11 +71,7 @@ const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, 
     ),
     Stream.runDrain
   )
-  const [first, ...rest] = pointers.map(
-    (path) =>
-      `${path} is a Git LFS pointer, not the file itself; commit the file without LFS, or exclude it (excludePatterns)`
-  )
-  if (first !== undefined) return yield* new Plan.PlanRefused({ problems: [first, ...rest] })
+  yield* refuse(pointers)
 
   const journal = Journal.Apply.make({
     origin,
@@ -97,6 +88,31 @@ const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, 
   yield* Journal.save(journal)
   return { journal, inventory: { version: 1, origin, files } } satisfies Staged
 })
+
+/** Fails where `stage` would, for what the new files are or for where they come. Writes nothing. */
+export const rehearse = Effect.fnUntraced(function* ({ changes, readBlobs }: Pick<Input, "changes" | "readBlobs">) {
+  yield* Effect.flatMap(Volume, (volume) => volume.checkFolders(foldersOf(changes)))
+  const byId = pathsById(changes)
+  const pointers: Array<string> = []
+  yield* Stream.runForEach(readBlobs([...byId.keys()]), ({ content, id }) =>
+    Effect.sync(() => Plan.isLfsPointer(content) && pointers.push(...(byId.get(id) ?? [])))
+  )
+  yield* refuse(pointers)
+})
+
+const refuse = (pointers: ReadonlyArray<string>) =>
+  Effect.fromResult(Plan.settle(pointers.map(Plan.lfsProblem), undefined))
+
+/** Several files may have one content. */
+const pathsById = ({ writes }: Changes.Changes): ReadonlyMap<string, ReadonlyArray<string>> => {
+  const byId = new Map<string, Array<string>>()
+  for (const { id, path } of writes) {
+    const paths = byId.get(id)
+    if (paths === undefined) byId.set(id, [path])
+    else paths.push(path)
+  }
+  return byId
+}
 
 /** Folders whose entries an apply changes. */
 const foldersOf = ({ clear, deletes, writes }: Changes.Changes): ReadonlyArray<string> => [
@@ -258,7 +274,3 @@ const progressOf = Effect.fnUntraced(function* (journal: Journal.Apply) {
   }
   return progress
 })
-
-const lfs = Buffer.from("version https://git-lfs.github.com/spec/")
-const isLfsPointer = (content: Uint8Array): boolean =>
-  content.length < 1024 && Buffer.from(content.subarray(0, lfs.length)).equals(lfs)

@@ -87,8 +87,11 @@ export const compare = Effect.fnUntraced(function* <E>({ inventory, plan, readBl
           return
         }
         const content = yield* volume.read(path)
-        if (blobId(content, id) === id) unchanged[path] = file
-        else if (isSignable(path)) unsigned.push({ path, file, content })
+        if (blobId(content, id) === id) {
+          // The Go agent wrote them.
+          if (Plan.isLfsPointer(content)) problems.push(Plan.lfsProblem(path))
+          unchanged[path] = file
+        } else if (isSignable(path)) unsigned.push({ path, file, content })
         else writes.push({ path, id, isNew: false })
       }
     }

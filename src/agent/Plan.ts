@@ -157,6 +157,14 @@ export const make = (input: Input): Result.Result<Plan, PlanRefused> => {
   return settle(problems, { files, deletes, kept })
 }
 
+/** Whether this is what Git LFS commits in place of a file. */
+export const isLfsPointer = (content: Uint8Array): boolean =>
+  content.length < 1024 && Buffer.from(content.subarray(0, lfs.length)).equals(lfs)
+const lfs = Buffer.from("version https://git-lfs.github.com/spec/")
+
+export const lfsProblem = (path: string): string =>
+  `${path} is a Git LFS pointer, not the file itself; commit the file without LFS, or exclude it (excludePatterns)`
+
 /** Whether a file of the data directory is nobody's: no mapping produces it, none excludes it, the gateway does not own it. */
 export const isUnmanaged = ({ files }: Plan, excludePatterns: ReadonlyArray<string>): ((path: string) => boolean) => {
   const excluded = PathGlob.excludes([...excludePatterns, `${ownFolder}/**`, `${formerStaging}/**`])
@@ -169,7 +177,8 @@ export const scansFor = (paths: Iterable<string>): ReadonlyArray<ScanKind> => {
   return scanKinds.filter((kind) => touched.has(kind))
 }
 
-const settle = <A>(problems: ReadonlyArray<string>, value: A): Result.Result<A, PlanRefused> => {
+/** The value, unless there are problems. */
+export const settle = <A>(problems: ReadonlyArray<string>, value: A): Result.Result<A, PlanRefused> => {
   const [first, ...rest] = problems
   return first === undefined ? Result.succeed(value) : Result.fail(new PlanRefused({ problems: [first, ...rest] }))
 }

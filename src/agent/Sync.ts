@@ -59,7 +59,7 @@ export class Sync extends Context.Service<
      * stay owed, over restarts too, and are made by the next pass.
      */
     readonly apply: (request: Request) => Effect.Effect<Applied, SyncError>
-    /** What `apply` would change. Writes nothing to the data directory. */
+    /** What `apply` would change, or why it would be refused. Writes nothing to the data directory. */
     readonly count: (request: Request) => Effect.Effect<Counts, SyncError>
     /** The commit whose files the volume holds, all of them: none while an apply is under way, or after one that was lost. */
     readonly holds: Effect.Effect<Option.Option<string>>
@@ -285,7 +285,8 @@ const make = Effect.gen(function* () {
 
   const count = Effect.fnUntraced(
     function* (request: Request) {
-      const { changes } = yield* prepare({ ...request, trust: "disk" })
+      const { changes, mirror } = yield* prepare({ ...request, trust: "disk" })
+      yield* Apply.rehearse({ changes, readBlobs: mirror.readBlobs })
       return counts(changes)
     },
     Effect.provideService(Volume, volume)

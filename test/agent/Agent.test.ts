@@ -442,6 +442,19 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   )
 
   test(
+    "in a dry run says what would be refused",
+    Effect.gen(function* () {
+      const { agent, api, repository, want } = yield* makePlant()
+      const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+      const files = { ...view("one"), "site/config/icon.png": pointer }
+      yield* want(yield* repository.commit({ files }), { dryRun: true })
+      yield* Layer.build(agent)
+      const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
+      assert.match(report.errorMessage ?? "", /config\/icon\.png is a Git LFS pointer/)
+    })
+  )
+
+  test(
     "lets the gateway start with what the volume holds while git is away",
     Effect.gen(function* () {
       const { agent, api, gateway, probe, repository, want } = yield* makePlant()
