@@ -6,6 +6,7 @@ import * as Apply from "../../src/agent/Apply.ts"
 import * as Inventory from "../../src/agent/Inventory.ts"
 import * as Journal from "../../src/agent/Journal.ts"
 import * as Plan from "../../src/agent/Plan.ts"
+import * as PathGlob from "../../src/api/PathGlob.ts"
 import { Volume } from "../../src/agent/Volume.ts"
 import * as Site from "./Site.ts"
 
@@ -107,6 +108,10 @@ layer(NodeServices.layer)("Apply", (it) => {
         assert.deepStrictEqual(yield* Site.read(root), {})
         const fs = yield* FileSystem.FileSystem
         assert.deepStrictEqual(yield* fs.readDirectory(`${root}/.stoker`), [])
+        // Nor does one count as in order that somebody else has put there.
+        yield* Site.plant(root, { "config/icon.png": pointer })
+        const adopted = yield* Effect.flip(start(root, commit("one", { "config/icon.png": pointer })))
+        assert.match(adopted.message, /config\/icon\.png is a Git LFS pointer/)
       })
     )
   })
@@ -473,7 +478,7 @@ layer(NodeServices.layer)("Apply", (it) => {
       })
     )
 
-    const segment = Schema.Literals(["a", "b", "c"])
+    const segment = Schema.Literals(["a", "b", "local"])
     const leaf = Schema.Literals(["a", "b", "d.json", "resource.json", "project.json"])
     const file = Schema.Struct({
       top: Schema.Literals(["projects", "config"]),
@@ -482,32 +487,26 @@ layer(NodeServices.layer)("Apply", (it) => {
       content: Schema.Literals(["1", "2", "333", ""])
     })
     const files = Schema.Array(file).check(Schema.isMaxLength(8))
+    const mapping = Schema.Struct({
+      source: Schema.Literals(["projects", "config", "projects/a", "config/b"]),
+      destination: Schema.Literals(["projects/", "config", "config/a", "projects/b"])
+    })
+    const mappings = Schema.NonEmptyArray(mapping).check(Schema.isMaxLength(3))
     const case_ = Schema.Struct({
       before: files,
       after: files,
       foreign: files,
-      mapped: Schema.Literals(["plain", "moved", "overlaid"]),
+      mappings: Schema.Struct({ before: mappings, after: mappings }),
+      excluded: Schema.Struct({
+        before: Schema.Literals(["none", "**/b/**", "config/**/d.json"]),
+        after: Schema.Literals(["none", "**/b/**", "config/**/d.json"])
+      }),
+      trust: Schema.Literals(["disk", "inventory"]),
       at: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 40 })),
       how: Schema.Literals(["kill", "tear", "full"])
     })
     const treeOf = (list: typeof files.Type): Site.Tree =>
       Object.fromEntries(list.map(({ content, folders, leaf, top }) => [[top, ...folders, leaf].join("/"), content]))
-    const mappingsOf = (how: (typeof case_.Type)["mapped"]): Site.Commit["mappings"] => {
-      switch (how) {
-        case "plain":
-          return [
-            { source: "projects", destination: "projects/" },
-            { source: "config", destination: "config" }
-          ]
-        case "moved":
-          return [{ source: "projects", destination: "config/a" }]
-        case "overlaid":
-          return [
-            { source: "projects", destination: "config" },
-            { source: "config", destination: "config" }
-          ]
-      }
-    }
     /** A folder and a file of one name cannot lie in one tree. */
     const possible = (tree: Site.Tree) =>
       Object.keys(tree).every((path) => !Object.keys(tree).some((other) => other.startsWith(`${path}/`)))
@@ -515,11 +514,17 @@ layer(NodeServices.layer)("Apply", (it) => {
     it.effect.prop(
       "to the state before or after, wherever it was killed, and converges",
       [case_],
-      ([{ after, at, before, foreign, how, mapped }]) =>
+      ([{ at, excluded, foreign, how, mappings, trust, ...trees }]) =>
         Effect.gen(function* () {
           const root = yield* folder
-          const one: Site.Commit = { id: "one", tree: treeOf(before), mappings: mappingsOf("plain") }
-          const two: Site.Commit = { id: "two", tree: treeOf(after), mappings: mappingsOf(mapped) }
+          const commitOf = (id: "before" | "after"): Site.Commit => ({
+            id,
+            tree: treeOf(trees[id]),
+            mappings: mappings[id],
+            excludePatterns: [excluded[id]]
+          })
+          const one = commitOf("before")
+          const two = commitOf("after")
           const theirs = Object.fromEntries(Object.entries(treeOf(foreign)).map(([path, text]) => [`${path}-f`, text]))
           if (![one.tree, two.tree, theirs].every(possible)) return
           yield* Site.plant(root, theirs)
@@ -529,11 +534,12 @@ layer(NodeServices.layer)("Apply", (it) => {
           if (Result.isFailure(first)) return assert.deepStrictEqual(start1, theirs)
 
           const { layer } = Site.faulty(root, { at, how })
-          const exit = yield* Effect.exit(Effect.provide(Site.start(two), layer))
+          const exit = yield* Effect.exit(Effect.provide(Site.sync(two, trust), layer))
           yield* Effect.provide(Apply.recover, Volume.layer(root))
           const mended = yield* Site.read(root)
           const ours = Object.keys(mended).filter((path) => !Object.hasOwn(theirs, path))
           assert.deepStrictEqual(yield* inventoryOf(root), ours.sort())
+          const claimed = yield* originOf(root)
           const second = yield* Effect.result(start(root, two))
           const end = yield* Site.read(root)
           if (Result.isFailure(second)) {
@@ -544,10 +550,21 @@ layer(NodeServices.layer)("Apply", (it) => {
           const expected = Object.fromEntries(
             [...plan.files].map(([path, source]) => [path, two.tree[source.path]!] as const)
           )
-          assert.deepStrictEqual(end, { ...theirs, ...expected })
-          assert.deepStrictEqual(yield* inventoryOf(root), [...plan.files.keys()].sort())
+          const isExcluded = PathGlob.excludes([excluded.after])
+          const kept = Object.fromEntries(Object.entries(start1).filter(([path]) => isExcluded(path)))
+          assert.deepStrictEqual(end, { ...kept, ...theirs, ...expected })
           if (exit._tag === "Success") assert.deepStrictEqual(mended, end)
           else assert.deepInclude([start1, end], mended)
+          // A commit is claimed only where the disk has it.
+          assert.deepStrictEqual(mended, claimed === "after" ? end : start1)
+          // The inventory alone says what is there.
+          const third = yield* Effect.result(Effect.provide(Site.sync(one, "inventory"), Volume.layer(root)))
+          const plan1 = Result.getOrThrow(Site.plan(one, {}))
+          if (Result.isSuccess(third)) {
+            for (const [path, { path: source }] of plan1.files) {
+              assert.strictEqual((yield* Site.read(root))[path], one.tree[source])
+            }
+          }
         }).pipe(Effect.scoped),
       { arbitrary: { runs: 150 } }
     )

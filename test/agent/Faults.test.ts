@@ -209,6 +209,60 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
       })
     )
+
+    test(
+      "in the middle of an apply, for good: no gateway is started with the mix, and no commit claimed",
+      Effect.gen(function* () {
+        const { beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, gateway, probe, read, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
+        yield* want(yield* repository.commit({ files: { ...view("two"), ...config("two") } }))
+        const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+        const report = yield* api.awaitReport(({ errorMessage }) => /\(EIO\)/.test(errorMessage ?? ""))
+        assert.isUndefined(report.syncedCommit)
+        assert.isNotEmpty(yield* failing("startup"))
+        yield* Ref.set(beforeRename, Effect.void)
+        yield* heal
+        yield* probe(failing("startup"))
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+      })
+    )
+
+    test(
+      "part of an apply is lost in its middle, git is away, and then the former commit is wanted again: all of it comes back",
+      Effect.gen(function* () {
+        const { beforeRename, disk } = yield* makeDisk
+        const { agent, api, dataDir, gateway, read, repository, want } = yield* makePlant({ disk })
+        const fs = yield* FileSystem.FileSystem
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        const lose = Effect.gen(function* () {
+          yield* fs.remove(`${dataDir}/.stoker/staging`, { recursive: true })
+          yield* fs.remove(`${dataDir}/${viewFile}`)
+          yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+        }).pipe(Effect.orDie)
+        // Before the second of its renames.
+        yield* Ref.set(beforeRename, Ref.set(beforeRename, Effect.andThen(Ref.set(beforeRename, Effect.void), lose)))
+        yield* want(yield* repository.commit({ files: { ...view("two"), ...config("two") } }))
+        yield* api.awaitReport(({ errorMessage }) => /refuses the connection/.test(errorMessage ?? ""))
+        assert.strictEqual(yield* read("config/resources/core/ignition/thing/config.json"), '{"value":"two"}')
+        const revision = yield* want(first)
+        yield* api.awaitReport(
+          ({ observedRevision, syncStatus }) => observedRevision === revision && syncStatus === "Synced"
+        )
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+        assert.strictEqual(yield* read("config/resources/core/ignition/thing/config.json"), '{"value":"one"}')
+      })
+    )
   })
 
   describe("of the process", () => {
@@ -253,6 +307,32 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         yield* want(second)
         const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
         yield* probe(failing("startup"))
+      })
+    )
+
+    test(
+      "another GatewaySync had its volume: what that left lets no gateway start while git is away, and goes with the first sync",
+      Effect.gen(function* () {
+        const { agent, api, exists, gateway, probe, read, repository, want, write } = yield* makePlant()
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        const inventory = yield* read(".stoker/applied.json")
+        assert.include(inventory, '"cr":"site"')
+        yield* write(".stoker/applied.json", inventory.replace('"cr":"site"', '"cr":"other"'))
+        const revision = yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+        const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+        const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+        assert.match(report.errorMessage ?? "", /refuses the connection/)
+        assert.isUndefined(report.syncedCommit)
+        assert.isNotEmpty(yield* failing("startup"))
+        const gone = Object.fromEntries(Object.keys(config("one")).map((path) => [path, null]))
+        yield* want(yield* repository.commit({ files: gone }))
+        yield* probe(failing("startup"))
+        assert.isTrue(yield* exists(viewFile))
+        assert.isFalse(yield* exists("config/resources/core/config-mode.json"))
       })
     )
 

@@ -20,6 +20,7 @@ export interface Commit {
   readonly id: string
   readonly tree: Tree
   readonly mappings: ReadonlyArray<Pick<Mapping, "source" | "destination">>
+  readonly excludePatterns?: ReadonlyArray<string>
 }
 
 const noVariables: Variables = {
@@ -71,7 +72,7 @@ export const plan = (
     (mappings) =>
       Plan.make({
         mappings,
-        excludePatterns: [],
+        excludePatterns: commit.excludePatterns ?? [],
         tree: Object.entries(commit.tree)
           .map(([path, text]) => ({ mode: "100644", path, id: idOf(text) }))
           .sort((a, b) => (a.path < b.path ? -1 : 1)),
