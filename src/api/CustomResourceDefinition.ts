@@ -4,7 +4,7 @@
  * controller, which answers in conditions.
  */
 import { Equal, type JsonSchema, Predicate, Record, Schema } from "effect"
-import { Spec, Status } from "./GatewaySync.ts"
+import { mostNameLength, Spec, Status } from "./GatewaySync.ts"
 import * as Names from "./Names.ts"
 
 /**
@@ -86,6 +86,13 @@ export const gatewaySyncs = {
             description: "Keeps the Ignition gateways of a namespace at what a Git repository says.",
             type: "object",
             required: ["spec"],
+            "x-kubernetes-validations": [
+              {
+                // Status comes after creation: those that are there already can still be edited, and be deleted.
+                rule: `self.metadata.name.size() <= ${mostNameLength} || has(self.status)`,
+                message: `metadata.name may have at most ${mostNameLength} characters, since all that belongs to a GatewaySync carries it as a label: choose a shorter one`
+              }
+            ],
             properties: {
               apiVersion: { type: "string" },
               kind: { type: "string" },

@@ -218,6 +218,15 @@ export const Status = Schema.Struct({
 })
 export type Status = typeof Status.Type
 
+/** What a label can hold: the name of a GatewaySync is one on all that belongs to it. */
+export const mostNameLength = 63
+
+/** What is wrong with the name of one that was made before the CRD refused it; undefined when nothing is. */
+export const nameProblem = (name: string): string | undefined =>
+  name.length <= mostNameLength
+    ? undefined
+    : `nothing is resolved or synced: metadata.name has ${name.length} characters, and what belongs to this GatewaySync needs it as a label, which holds ${mostNameLength}. Make it anew under a shorter name, let its pods name that in the annotation stoker.io/cr-name, then delete this one`
+
 /** The metadata that Stoker reads. */
 export const Metadata = Schema.Struct({
   name: Schema.String,

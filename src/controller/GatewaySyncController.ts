@@ -145,6 +145,11 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
     yield* Deletion.run(found)
     return undefined
   }
+  const unusable = GatewaySync.nameProblem(found.metadata.name)
+  if (unusable !== undefined) {
+    yield* applyStatus(found, Summary.refused(found, unusable, Time.format(yield* DateTime.now)))
+    return undefined
+  }
   if (!Finalizer.isThere(found)) {
     yield* lookAgainOnConflict(Finalizer.add(found))
     return undefined

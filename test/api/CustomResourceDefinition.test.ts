@@ -287,4 +287,17 @@ layer(Installed, { excludeTestServices: true })("CustomResourceDefinition", (it)
       assert.include(JSON.stringify(body), field)
     })
   )
+  it.effect("refuses a name that no label can hold, and says what to do", () =>
+    Effect.gen(function* () {
+      const longest = yield* send(HttpClientRequest.post(collection), gatewaySync("n".repeat(63), minimal))
+      assert.strictEqual(longest.status, 201)
+      const { status, body } = yield* send(HttpClientRequest.post(collection), {
+        ...gatewaySync("n".repeat(64), minimal),
+        // Nobody gets by with a status of their own.
+        status: { profileCount: 1 }
+      })
+      assert.strictEqual(status, 422)
+      assert.include(JSON.stringify(body), "choose a shorter one")
+    })
+  )
 })

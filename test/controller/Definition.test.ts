@@ -1,7 +1,9 @@
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Effect, Equal, Schema } from "effect"
+import { randomUUID } from "node:crypto"
 import * as Conditions from "../../src/api/Conditions.ts"
 import { gatewaySyncs } from "../../src/api/CustomResourceDefinition.ts"
+import type { GatewaySync } from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import * as Definition from "../../src/controller/Definition.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
@@ -38,6 +40,16 @@ const newer = (() => {
   return {
     ...gatewaySyncs,
     spec: { ...gatewaySyncs.spec, versions: [{ ...version, schema: { openAPIV3Schema: { ...schema, properties } } }] }
+  }
+})()
+
+/** The definition as it was before it looked at names. */
+const lenient = (() => {
+  const [version] = gatewaySyncs.spec.versions
+  const { "x-kubernetes-validations": _rules, ...schema } = version!.schema.openAPIV3Schema
+  return {
+    ...gatewaySyncs,
+    spec: { ...gatewaySyncs.spec, versions: [{ ...version, schema: { openAPIV3Schema: schema } }] }
   }
 })()
 
@@ -136,6 +148,47 @@ layer(Cluster.layerWith(Cluster.definition(newer)), { excludeTestServices: true,
         assert.deepStrictEqual(spec.newer, content)
         assert.deepStrictEqual(status.newer, content)
         assert.deepStrictEqual(metadata.finalizers, [Names.finalizer])
+      })
+    )
+  }
+)
+
+layer(Cluster.layerWith(Cluster.definition(lenient)), { excludeTestServices: true, timeout: "2 minutes" })(
+  "A GatewaySync whose name is too long for a label",
+  (it) => {
+    it.effect("says so in its status, and can be edited and deleted when no other one can be made any more", () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("long")
+        const { all } = yield* Cluster.Writes
+        const name = "s".repeat(64)
+        const status = `gatewaysyncs long/${name}`
+        yield* plant.repository.commit({ files: { a: "1" } })
+        yield* plant.create(name, {})
+        const ready = (cr: GatewaySync) => Conditions.get(cr.status.conditions ?? [], "Ready")?.message ?? ""
+        const made = yield* Cluster.until(plant.get(name), (cr) => ready(cr) !== "")
+        assert.match(ready(made), /metadata\.name has 64 characters.*holds 63.*under a shorter name/)
+        assert.strictEqual(made.status.refResolutionStatus, "NotResolved")
+
+        const path = `/apis/apiextensions.k8s.io/v1/customresourcedefinitions/${gatewaySyncs.metadata.name}`
+        yield* plant.client.request("PATCH", path, { spec: gatewaySyncs.spec }, "application/merge-patch+json")
+        const attempt = Effect.sync(() => `a${randomUUID()}`).pipe(
+          Effect.flatMap((start) => plant.create(start.padEnd(64, "s"), {})),
+          Effect.flip
+        )
+        const refused = yield* Cluster.until(attempt, ({ reason }) => reason._tag === "Invalid")
+        assert.include(refused.message, "metadata.name may have at most 63 characters")
+        yield* plant.create("s".repeat(63), {})
+
+        // As an earlier Stoker left it.
+        yield* plant.patch(name, { metadata: { finalizers: [Names.finalizer] }, spec: { git: { ref: "other" } } })
+        yield* Cluster.until(plant.get(name), (cr) => cr.status.observedGeneration === 2)
+        assert.deepStrictEqual(
+          (yield* all).filter((line) => line.includes(name)),
+          [`apply ${status}`, `apply ${status}`]
+        )
+        yield* plant.client.delete(Names.gatewaySyncs, plant.ref(name))
+        yield* Cluster.until(Effect.flip(plant.get(name)), (error) => JSON.stringify(error).includes("NotFound"))
+        yield* Cluster.until(plant.get("s".repeat(63)), (cr) => cr.status.lastSyncCommit !== undefined)
       })
     )
   }

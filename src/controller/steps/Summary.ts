@@ -7,7 +7,7 @@ import * as Conditions from "../../api/Conditions.ts"
 import type { DiscoveredGateway, GatewaySync, Status } from "../../api/GatewaySync.ts"
 
 import * as RequestedRef from "../../api/RequestedRef.ts"
-import { lags, type Resolution } from "./Resolve.ts"
+import { lags, type Resolution, unasked } from "./Resolve.ts"
 
 export interface Findings {
   readonly cr: GatewaySync
@@ -201,3 +201,15 @@ export const status = (findings: Findings): Status => {
     conditions: all
   }
 }
+
+/** The whole status of one that nothing can be done for. */
+export const refused = (cr: GatewaySync, problem: string, now: string): Status =>
+  status({
+    cr,
+    inForce: RequestedRef.inForce(cr.metadata.annotations, cr.spec.git.ref),
+    resolution: unasked(cr, undefined),
+    problems: [],
+    gateways: [],
+    failures: [problem],
+    now
+  })
