@@ -264,7 +264,7 @@ const isPending = (target: Target): boolean =>
 const named = (delivery: Delivery): string => (delivery.id === undefined ? "" : ` (id ${delivery.id})`)
 
 const isAllowed = (refs: ReadonlyArray<string>, ref: string): boolean =>
-  refs.some((glob) => Glob.match(Glob.make(glob, { dot: true }), ref))
+  refs.some((glob) => Glob.match(Glob.make(glob), ref))
 
 const decidePromotion = (delivery: Promotion, target: Target, stamp: Stamp): Decision => {
   const { annotations, refs } = target

@@ -276,6 +276,16 @@ describe("twice", () => {
     assert.include(refusal(decide({ ...release, id: "other" }, target({ annotations }))), "handled before")
   })
 
+  it("many pushes make no request by hand forgotten", () => {
+    const byHand = promotion("v2", { id: "h1" })
+    let annotations = apply({}, decide(byHand, target()))
+    for (let index = 0; index < RequestedRef.rememberedDeliveries; index++) {
+      annotations = apply(annotations, decide(push("v2", { kind: "tag", id: `p${index}` }), target({ annotations })))
+    }
+    annotations = apply(annotations, decide(promotion("v3", { id: "h2" }), target({ annotations })))
+    assert.include(refusal(decide(byHand, target({ annotations }))), "handled before")
+  })
+
   it("neither does one release under many ids, nor a push under its id", () => {
     const second = promotion("v3", { by: "github", id: "g2", digest: "d2" })
     let annotations = apply(once, decide(second, target({ annotations: once })))

@@ -1,9 +1,21 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Option } from "effect"
+import { Duration, Option } from "effect"
 import { IpNetwork } from "effect/net"
-import { parseNetworks } from "../../src/commands/ReceiverFlags.ts"
+import { options, parseNetworks } from "../../src/commands/ReceiverFlags.ts"
 
 const formatted = (text: string) => Option.map(parseNetworks(text), (all) => all.map(IpNetwork.format))
+
+it("each limit is handed on", () => {
+  const limits = {
+    failuresPerMinute: 1,
+    deliveriesPerMinute: 2,
+    headerTimeout: Duration.seconds(3),
+    requestTimeout: Duration.seconds(4),
+    idleTimeout: Duration.seconds(5)
+  }
+  const trustedProxies = [IpNetwork.fromStringUnsafe("10.0.0.0/8")]
+  assert.deepStrictEqual(options({ ...limits, trustedProxies }), { limits, trustedProxies })
+})
 
 describe("trusted proxies", () => {
   it.each<readonly [string, ReadonlyArray<string>]>([

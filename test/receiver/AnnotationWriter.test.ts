@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Option, Scope } from "effect"
 import { request as keys } from "../../src/api/Names.ts"
-import type * as RequestedRef from "../../src/api/RequestedRef.ts"
+import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import type { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import * as AnnotationWriter from "../../src/receiver/AnnotationWriter.ts"
@@ -9,6 +9,19 @@ import { MemoryApi } from "./MemoryApi.ts"
 
 const site = { namespace: "plant", name: "site" }
 const to = (ref: string): ReadonlyArray<RequestedRef.Delivery> => [{ _tag: "Promotion", by: "generic", ref, id: ref }]
+
+/** What makes a GatewaySync a synced one, see `GatewaySync.progress`. */
+const synced = {
+  observedGeneration: 1,
+  conditions: ["RefResolved", "AllGatewaysSynced"].map((type) => ({
+    type,
+    status: "True",
+    reason: "x",
+    message: "",
+    lastTransitionTime: "2026-01-01T00:00:00Z"
+  })),
+  discoveredGateways: [{ name: "g", namespace: "plant", podName: "g-0", syncStatus: "Synced" }]
+}
 
 const run = <A, E>(
   test: (writer: AnnotationWriter.AnnotationWriter) => Effect.Effect<A, E, MemoryApi | ApiClient | Scope.Scope>
@@ -50,6 +63,46 @@ describe("AnnotationWriter", () => {
         )
         assert.strictEqual(decision._tag, "Write")
         assert.include((yield* api.annotations("site"))[keys.pushed] ?? "", "push-1")
+      })
+    )
+  )
+
+  it.live("a repeated release is not told that it is done on the word of a store that has not heard of another", () =>
+    run((writer) =>
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        const release = (id: string, ref: string): ReadonlyArray<RequestedRef.Delivery> => [
+          { _tag: "Promotion", by: "github", ref, id, digest: ref }
+        ]
+        yield* writer.write(site, release("1", "v1"), Option.none())
+        const asked = yield* api.annotations("site")
+        const status = { lastHandledRequest: RequestedRef.fingerprint(asked) }
+        // All is done in the store's eyes, and the API server knows of v2 already.
+        yield* api.put("site", { annotations: { ...asked }, status: { ...status, ...synced } })
+        const other = yield* AnnotationWriter.make(api.store)
+        yield* other.write(site, release("2", "v2"), Option.none())
+        const { decision } = yield* writer.write(site, release("1", "v1"), Option.none())
+        assert.strictEqual(decision._tag, "NotForUs")
+      })
+    )
+  )
+
+  it.live("no more than 1024 wait for one GatewaySync: the next is told to come again", () =>
+    run((writer) =>
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.gate.close
+        yield* Effect.forkChild(writer.write(site, to("v"), Option.none()))
+        yield* api.atGate(1)
+        const waiting = yield* Effect.forEach(
+          Array.from({ length: 1024 }, (_, index) => `v${index}`),
+          (ref) => Effect.forkChild(writer.write(site, to(ref), Option.none()), { startImmediately: true })
+        )
+        const more = yield* Effect.flip(writer.write(site, to("more"), Option.none()))
+        assert.strictEqual(more._tag, "NotTaken")
+        yield* api.gate.open
+        yield* Effect.forEach(waiting, Fiber.join)
+        assert.strictEqual((yield* api.annotations("site"))[keys.ref], "v1023")
       })
     )
   )

@@ -254,6 +254,20 @@ describe("one of many fails", () => {
     )
   )
 
+  it.live("the sender waits for as long as the slowest of them asks for", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.put("busy")
+        yield* api.refuse(
+          Option.some(new ApiErrors.TooManyRequests({ retryAfterMillis: 40_000, message: "x" })),
+          "busy"
+        )
+        assert.strictEqual((yield* post(release, github("release"))).headers["retry-after"], "40")
+      })
+    )
+  )
+
   it.live("one that was deleted a moment ago is no failure", () =>
     run(
       Effect.gen(function* () {

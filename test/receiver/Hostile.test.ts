@@ -219,6 +219,37 @@ describe("slow ones", () => {
     )
   )
 
+  it.live("a connection that has its answer and says no more is closed", () =>
+    harmless(
+      Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* connect
+          yield* connection.write(head("Content-Length: 0"))
+          assert.match(yield* connection.closed, /^HTTP\/1\.1 401 /)
+        })
+      ),
+      { credentials: both, limits: { idleTimeout: Duration.millis(50) } }
+    )
+  )
+
+  it.live("of bodies that are held back only 64 MiB are kept: the oldest is told to come again", () =>
+    harmless(
+      Effect.scoped(
+        Effect.gen(function* () {
+          const all = 4 * mebibyte - 1
+          const bytes = new Uint8Array(all)
+          const connections = yield* Effect.replicateEffect(connect, 17)
+          const [oldest] = connections
+          for (const { write } of connections) {
+            yield* write(head(`Content-Length: ${4 * mebibyte}`))
+            yield* write(bytes)
+          }
+          assert.match(yield* oldest!.answered(/\}$/), /^HTTP\/1\.1 503 [^]*synced":false/)
+        })
+      )
+    )
+  )
+
   it.live("200 that hold a connection each are in nobody's way", () =>
     harmless(
       Effect.scoped(

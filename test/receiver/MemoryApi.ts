@@ -64,6 +64,8 @@ export class MemoryApi extends Context.Service<
     readonly annotations: (name: string) => Effect.Effect<RequestedRef.Annotations>
     /** Calls since the last look. */
     readonly calls: Effect.Effect<ReadonlyArray<Call>>
+    /** Waits for so many calls. */
+    readonly asked: (count: number) => Effect.Effect<void>
     /** Patches wait while it is closed. */
     readonly gate: Latch.Latch
     /** Waits until so many patches wait at the gate. */
@@ -89,8 +91,8 @@ export class MemoryApi extends Context.Service<
     readonly listed: Latch.Latch
     /** Reads of Secrets fail with it until it is none. */
     readonly hide: (reason: Option.Option<ApiErrors.Reason>) => Effect.Effect<void>
-    /** Reads of Secrets wait while it is closed. */
-    readonly secretGate: Latch.Latch
+    /** Reads wait while it is closed. */
+    readonly readGate: Latch.Latch
     /** Brings the store to the state of the API server; it lags until then. */
     readonly catchUp: Effect.Effect<void>
     readonly store: Store<GatewaySync.GatewaySync>
@@ -99,7 +101,7 @@ export class MemoryApi extends Context.Service<
   static readonly layer = Layer.effectContext(
     Effect.gen(function* () {
       const gate = yield* Latch.make(true)
-      const secretGate = yield* Latch.make(true)
+      const readGate = yield* Latch.make(true)
       const listed = yield* Latch.make(false)
       const objects = new Map<string, Stored>()
       const secrets = new Map<string, Record<string, string>>()
@@ -154,13 +156,14 @@ export class MemoryApi extends Context.Service<
               const data = secrets.get(Resource.key(ref))
               const answer = data === undefined ? notFound : Effect.succeed({ data })
               return Effect.andThen(
-                secretGate.await,
+                readGate.await,
                 Effect.suspend(() => (Option.isSome(hidden) ? fail(hidden.value) : answer))
               )
             }
             calls.push({ verb: "get", key: Resource.key(ref) })
             const found = objects.get(Resource.key(ref))
-            return Effect.andThen(healthy, found === undefined ? notFound : Effect.succeed(structuredClone(found)))
+            const answer = found === undefined ? notFound : Effect.succeed(structuredClone(found))
+            return Effect.andThen(readGate.await, Effect.andThen(healthy, answer))
           }),
         jsonPatch: (_, ref, operations) => {
           const at = Resource.key(ref)
@@ -244,6 +247,7 @@ export class MemoryApi extends Context.Service<
         annotations: (name) => Effect.sync(() => objects.get(key(name))?.metadata.annotations ?? {}),
         calls: Effect.sync(() => calls.splice(0)),
         gate,
+        asked: (count) => until(() => calls.length >= count),
         atGate: (count) => until(() => waiting >= count),
         says: (name, annotation, value) =>
           until(() => objects.get(key(name))?.metadata.annotations[annotation] === value),
@@ -256,7 +260,7 @@ export class MemoryApi extends Context.Service<
         secretReads: Effect.sync(() => secretReads.splice(0)),
         secretsAsked: (count) => until(() => secretReads.length >= count),
         listed,
-        secretGate,
+        readGate,
         hide: (reason) =>
           Effect.sync(() => {
             hidden = reason

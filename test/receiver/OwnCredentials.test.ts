@@ -66,12 +66,26 @@ describe("a Secret that cannot be read", () => {
     }
   )
 
+  it.live("for a cause of many words makes no long line", () => {
+    const { lines, logger } = logged()
+    return run(
+      Effect.gen(function* () {
+        yield* withOwn
+        const reason = new ApiErrors.ServerError({ status: 500, message: "x".repeat(10_000) })
+        yield* MemoryApi.use((api) => api.hide(Option.some(reason)))
+        assert.strictEqual(status(yield* right), 503)
+        assert.isBelow(lines.join().length, 1000)
+      }),
+      { credentials: both, logger }
+    )
+  })
+
   it.effect("the API server is slow: 503 after 9 s", () =>
     run(
       Effect.gen(function* () {
         const api = yield* MemoryApi
         yield* withOwn
-        yield* api.secretGate.close
+        yield* api.readGate.close
         const asked = yield* Effect.forkChild(right)
         yield* api.secretsAsked(1)
         yield* TestClock.adjust("9 seconds")
@@ -230,11 +244,11 @@ describe("how often it is read", () => {
           yield* api.putSecret(`hook-${index}`, { token: `t${index}` })
           yield* api.put(`own-${index}`, own(`hook-${index}`))
         }
-        yield* api.secretGate.close
+        yield* api.readGate.close
         const asked = yield* Effect.forkChild(to("/webhook", token("t19")))
         yield* api.secretsAsked(16)
         assert.lengthOf(yield* api.secretReads, 16)
-        yield* api.secretGate.open
+        yield* api.readGate.open
         assert.strictEqual(status(yield* Fiber.join(asked)), 202)
       }),
       { credentials: both }

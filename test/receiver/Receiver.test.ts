@@ -685,6 +685,19 @@ describe("the API server is away", () => {
     )
   )
 
+  it.effect("a read of the API server is slow: 503 after 9 s", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.readGate.close
+        const asked = yield* Effect.forkChild(send({ method: "GET" }))
+        yield* api.asked(1)
+        yield* TestClock.adjust("9 seconds")
+        assert.strictEqual((yield* Fiber.join(asked)).status, 503)
+      })
+    )
+  )
+
   it.live("the store is not ready: 503", () =>
     run(
       Effect.gen(function* () {
@@ -880,13 +893,13 @@ describe("seen from outside", () => {
       const api = yield* MemoryApi
       yield* api.put("own", { spec: { webhook: { token: { secretRef: { name: "hook", key: "token" } } } } })
       yield* api.putSecret("hook", { token: "own" })
-      yield* api.secretGate.close
+      yield* api.readGate.close
       yield* api.gate.close
       const headers = { authorization: "Bearer own" }
       const asked = yield* Effect.forkChild(post({ ref: "v2" }, { path: "/webhook/plant/own", headers }))
       yield* api.secretsAsked(1)
       yield* TestClock.adjust("2 seconds")
-      yield* api.secretGate.open
+      yield* api.readGate.open
       yield* api.atGate(1)
       yield* TestClock.adjust("3 seconds")
       yield* api.gate.open
@@ -987,6 +1000,28 @@ describe("seen from outside", () => {
       assert.include(lines[1], "no ref found")
       assert.notProperty(JSON.parse(lines[2]!), "name")
     }).pipe(Effect.provide(receiver({ credentials: both, logger })))
+  })
+
+  it.live("the log's delivery is the id that is remembered, also where the headers hold another", () => {
+    const lines: Array<object> = []
+    const logger = Logger.make(({ fiber }) => {
+      lines.push({ ...fiber.getRef(References.CurrentLogAnnotations) })
+    })
+    return run(
+      Effect.gen(function* () {
+        const body = {
+          id: "b1",
+          notificationId: 7,
+          eventType: "git.push",
+          publisherId: "tfs",
+          resource: { refUpdates: [{ name: "refs/heads/main", newObjectId: commit("b") }] }
+        }
+        yield* post(body, { headers: { "x-vss-activityid": "activity" } })
+        assert.include((yield* annotations)[keys.deliveries], "b1/7")
+        assert.deepInclude(lines[0], { delivery: "b1/7" })
+      }),
+      { logger }
+    )
   })
 
   it.live("requests that were begun are answered before the server ends", () =>
