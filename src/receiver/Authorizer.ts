@@ -20,7 +20,7 @@ import {
   Redacted,
   Result
 } from "effect"
-import { createHash, createHmac, timingSafeEqual } from "node:crypto"
+import { createHmac, hash, timingSafeEqual } from "node:crypto"
 import * as Body from "./Body.ts"
 import type * as Reader from "./Reader.ts"
 
@@ -233,7 +233,7 @@ export const weight = (request: Signed, credentials: Credentials, now: number): 
 /** Node hands header bytes on as Latin-1. */
 const claimed = (text: string): Buffer => Buffer.from(text, "latin1")
 
-const digest = (bytes: Buffer): Buffer => createHash("sha256").update(bytes).digest()
+const digest = (bytes: Buffer): Buffer => hash("sha256", bytes, "buffer")
 
 /** In a time that tells neither where they differ nor how long the secret is. */
 const isEqual = (claim: string, expected: string): boolean =>

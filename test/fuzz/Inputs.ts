@@ -215,7 +215,7 @@ const otherHeaders = fc.dictionary(
 )
 
 const path = fc.oneof(
-  { weight: 8, arbitrary: fc.constantFrom("/webhook/plant/site", "/webhook/plant", "/webhook") },
+  { weight: 8, arbitrary: fc.constantFrom("/webhook/plant/site", "/webhook/plant/own", "/webhook/plant", "/webhook") },
   {
     weight: 1,
     arbitrary: fc

@@ -8,7 +8,7 @@ import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Body from "../../src/receiver/Body.ts"
 import * as Payload from "../../src/receiver/Payload.ts"
 import { MemoryApi } from "../receiver/MemoryApi.ts"
-import { bearer, both, run, silent } from "../receiver/running.ts"
+import { bearer, both, run, signature, silent } from "../receiver/running.ts"
 import { send } from "../receiver/send.ts"
 import { type Input, input } from "./Inputs.ts"
 
@@ -37,6 +37,7 @@ const readsWell = ({ body, headers }: Input): void => {
       return
     case "Ignored":
       assert.isNotEmpty(reading.reason)
+      assert.isBelow(reading.reason.length, 500)
       return
     case "Request": {
       for (const { id, ref } of reading.deliveries) {
@@ -54,6 +55,19 @@ const readsWell = ({ body, headers }: Input): void => {
 
 export const decoders = (options: Options): void => fc.assert(fc.property(input, readsWell), parameters(options))
 
+/** Ways to prove oneself, or to fail to: the forged one has the form of a proof, so the body is digested for it. */
+const proofs = {
+  guess: () => ({ authorization: "Bearer guess" }),
+  forged: () => ({ "x-hub-signature-256": `sha256=${"0".repeat(64)}`, "x-gitea-signature": "0".repeat(64) }),
+  bearer: () => bearer,
+  own: () => ({ authorization: "Bearer own-s3cret" }),
+  signed: (body: Uint8Array) => signature(body)
+} as const
+
+type Proof = keyof typeof proofs
+
+const strangers: ReadonlySet<Proof> = new Set(["guess", "forged"])
+
 const expected: ReadonlySet<number> = new Set([200, 202, 400, 401, 404, 405, 413, 415, 422])
 
 /** Against a receiver that runs: no 5xx, JSON, no secret, and not one write without credentials. */
@@ -62,22 +76,24 @@ export const receiver = (options: Options) =>
     Effect.gen(function* () {
       const api = yield* MemoryApi
       const context = yield* Effect.context<MemoryApi | HttpServer.HttpServer>()
-      const one = Effect.fnUntraced(function* ({ body, headers, method, path }: Input, isAuthorized: boolean) {
-        const credentials = isAuthorized ? bearer : { authorization: "Bearer guess" }
-        const answer = yield* send({ method, path, body, headers: { ...headers, ...credentials } })
+      yield* api.putSecret("hook", { token: "own-s3cret" })
+      const token = { secretRef: { name: "hook", key: "token" } }
+      yield* api.put("own", { spec: { webhook: { token } } })
+      const one = Effect.fnUntraced(function* ({ body, headers, method, path }: Input, proof: Proof) {
+        const answer = yield* send({ method, path, body, headers: { ...headers, ...proofs[proof](body) } })
         assert.isTrue(expected.has(answer.status), `${answer.status} ${answer.text}`)
         if (method !== "HEAD") assert.strictEqual(answer.headers["content-type"], "application/json")
         assert.notInclude(answer.text, "s3cret")
         const calls = yield* api.calls
-        if (isAuthorized) return
+        if (!strangers.has(proof)) return
         // A path that is none, or a method, is told to anybody.
         assert.include([401, 404, 405, 413, 400], answer.status)
         assert.deepStrictEqual(calls, [])
       })
       yield* Effect.promise(() =>
         fc.assert(
-          fc.asyncProperty(input, fc.boolean(), (input, isAuthorized) =>
-            Effect.runPromiseWith(context)(one(input, isAuthorized))
+          fc.asyncProperty(input, fc.constantFrom(...(Object.keys(proofs) as Array<Proof>)), (input, proof) =>
+            Effect.runPromiseWith(context)(one(input, proof))
           ),
           parameters(options)
         )

@@ -9,7 +9,7 @@ import { MemoryApi } from "./MemoryApi.ts"
 export const bearer = { authorization: "Bearer s3cret-token" }
 const hmacSecret = "s3cret-hmac"
 export const both: Credentials = { hmac: [Redacted.make(hmacSecret)], token: [Redacted.make("s3cret-token")] }
-export const signature = (body: string, secret = hmacSecret) => ({
+export const signature = (body: string | Uint8Array, secret = hmacSecret) => ({
   "x-hub-signature-256": `sha256=${createHmac("sha256", secret).update(body).digest("hex")}`
 })
 
