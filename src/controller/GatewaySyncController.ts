@@ -226,10 +226,10 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
 /** After a restart a delivery may be told once more, and is never left out. */
 const tellOfDelivery = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync) {
   const memory = yield* Memory
-  const { question, told } = yield* memory.saw(cr)
-  if (told === question.mark) return
-  yield* record(cr, Events.received(cr))
-  yield* memory.update(cr, { told: question.mark })
+  const { told } = yield* memory.saw(cr)
+  const { happenings, now } = Events.received(cr, told)
+  yield* record(cr, happenings)
+  yield* memory.update(cr, { told: now })
 })
 
 const record = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync, happenings: ReadonlyArray<Events.Happening>) {

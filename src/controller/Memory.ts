@@ -35,8 +35,8 @@ export interface Remembered {
   readonly failed?: (Attempts & { readonly fresh: boolean }) | undefined
   /** The remote still serves what was there before a push. */
   readonly lag?: Attempts | undefined
-  /** The question whose delivery people were told of. */
-  readonly told?: string
+  /** What the annotations requested when people were last told of it: a ref, and the id of a push. */
+  readonly told?: { readonly ref?: string; readonly push?: string }
   /** The GitHub App's token that the agents were last given. */
   readonly githubToken?: Seen
   /** Role and binding as they were last seen to be. */

@@ -196,6 +196,39 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
     })
   )
 
+  it.effect(
+    "tells of a request that its sender repeats once, whether it can be resolved or not, and of each push",
+    () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("repeated")
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        yield* plant.repository.setRef("refs/tags/v2", first)
+        yield* plant.create("site", {})
+        yield* Cluster.until(plant.get("site"), hasCommit(first))
+        yield* plant.annotate("site", promotion("nowhere", "main", "one"))
+        yield* Cluster.until(plant.get("site"), (cr) => condition(cr, "RefResolved")?.status === "False")
+        yield* plant.annotate("site", promotion("nowhere", "main", "two"))
+        yield* plant.annotate("site", promotion("v2", "main", "three"))
+        yield* Cluster.until(plant.get("site"), isHandled)
+        for (const id of ["four", "five"]) {
+          yield* plant.annotate("site", promotion("v2", "main", id))
+          yield* Cluster.until(plant.get("site"), isHandled)
+        }
+        for (const id of ["six", "seven"]) {
+          yield* plant.annotate("site", push({ ref: "v2", kind: "tag", id }))
+          yield* Cluster.until(plant.get("site"), isHandled)
+        }
+        // Events are written in order: after this one all others are there.
+        yield* plant.patch("site", { spec: { paused: true } })
+        const told = yield* Cluster.until(plant.events, (all) => all.some((line) => line.startsWith("Paused")))
+        // Two requests and two pushes; the event keeps the text of the first.
+        assert.deepStrictEqual(
+          told.filter((line) => line.startsWith("WebhookReceived")),
+          ['WebhookReceived: generic requests "nowhere" ×4']
+        )
+      })
+  )
+
   it.effect("keeps the commit of a ref that vanishes, and follows it again when it is back", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("vanished")

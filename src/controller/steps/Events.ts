@@ -10,6 +10,7 @@ import * as Names from "../../api/Names.ts"
 import * as RequestedRef from "../../api/RequestedRef.ts"
 import type { Event, ObjectReference } from "../../kubernetes/EventRecorder.ts"
 import * as Resource from "../../kubernetes/Resource.ts"
+import type { Remembered } from "../Memory.ts"
 import * as Pod from "../Pod.ts"
 import { withoutNextTry } from "./Resolve.ts"
 
@@ -31,25 +32,44 @@ const podReference = ({ metadata }: Pod.Pod): ObjectReference => ({
   uid: metadata.uid
 })
 
-/** A delivery that nobody has looked at yet, by who sent it. What was set by hand is no delivery. */
-export const received = (cr: GatewaySync): ReadonlyArray<Happening> => {
+/**
+ * Deliveries that nobody has looked at yet, by who sent them, and what to remember as `told`. What was set by hand is no
+ * delivery, and neither is a request for what was requested, or is in force, already: a sender that waits for the plant
+ * repeats it every few seconds.
+ */
+export const received = (
+  cr: GatewaySync,
+  told: Remembered["told"]
+): { readonly happenings: ReadonlyArray<Happening>; readonly now: NonNullable<Remembered["told"]> } => {
   const { annotations } = cr.metadata
   const isNew = (...keys: ReadonlyArray<string>) =>
     !RequestedRef.isHandled(
       Object.fromEntries(keys.flatMap((key) => (annotations[key] === undefined ? [] : [[key, annotations[key]]]))),
       cr.status.lastHandledRequest
     )
-  const told = (note: string): Happening => ({ type: "Normal", reason: "WebhookReceived", action: "Receive", note })
+  const happening = (note: string): Happening => ({
+    type: "Normal",
+    reason: "WebhookReceived",
+    action: "Receive",
+    note
+  })
   const request = RequestedRef.override(annotations)
   const push = RequestedRef.pushed(annotations)
-  return [
-    ...(request?.by !== undefined && isNew(Names.request.ref, Names.request.id)
-      ? [told(`${request.by} requests "${request.ref}"`)]
-      : []),
-    ...(push !== undefined && isNew(Names.request.pushed)
-      ? [told(`${push.by} announces a push to ${push.kind} "${push.ref}"`)]
-      : [])
-  ]
+  const moves = request !== undefined && request.ref !== (told?.ref ?? cr.status.lastSyncRef)
+  return {
+    happenings: [
+      ...(request?.by !== undefined && moves && isNew(Names.request.ref, Names.request.id)
+        ? [happening(`${request.by} requests "${request.ref}"`)]
+        : []),
+      ...(push !== undefined && push.id !== told?.push && isNew(Names.request.pushed)
+        ? [happening(`${push.by} announces a push to ${push.kind} "${push.ref}"`)]
+        : [])
+    ],
+    now: {
+      ...(request === undefined ? {} : { ref: request.ref }),
+      ...(push === undefined ? {} : { push: push.id })
+    }
+  }
 }
 
 export interface Change {

@@ -164,20 +164,27 @@ describe("Events", () => {
         id: "2"
       })
     }
-    const notes = (annotations: object, lastHandledRequest?: string) =>
-      Events.received(
-        gatewaySync({
-          metadata: { annotations },
-          ...(lastHandledRequest === undefined ? {} : { status: { lastHandledRequest } })
-        })
-      ).map(({ note }) => note)
-    assert.deepStrictEqual(notes({ ...promotion, ...push }), [
-      'argocd requests "v2"',
-      'gitlab announces a push to branch "main"'
-    ])
-    assert.deepStrictEqual(notes({ ...promotion, ...push }, RequestedRef.fingerprint(promotion)), [
-      'gitlab announces a push to branch "main"'
-    ])
+    const notes = (annotations: object, status: object = {}, told: { ref?: string; push?: string } = {}) =>
+      Events.received(gatewaySync({ metadata: { annotations }, status }), told).happenings.map(({ note }) => note)
+    const requests = ['argocd requests "v2"']
+    const announces = ['gitlab announces a push to branch "main"']
+    const both = { ...promotion, ...push }
+    assert.deepStrictEqual(notes(both), [...requests, ...announces])
+    assert.deepStrictEqual(notes(both, { lastHandledRequest: RequestedRef.fingerprint(promotion) }), announces)
     assert.deepStrictEqual(notes({ [Names.request.ref]: "v2" }), [])
+
+    // A request that is repeated under another id moves nothing: not when it is in force, and not while it is open.
+    assert.deepStrictEqual(notes(promotion, { lastSyncRef: "main" }), requests)
+    assert.deepStrictEqual(notes(promotion, { lastSyncRef: "v2" }), [])
+    assert.deepStrictEqual(notes(promotion, { lastSyncRef: "main" }, { ref: "v2" }), [])
+    assert.deepStrictEqual(notes(promotion, { lastSyncRef: "v2" }, { ref: "v3" }), requests)
+    assert.deepStrictEqual(notes(push, {}, { push: "1" }), announces)
+    assert.deepStrictEqual(notes(push, {}, { push: "2" }), [])
+    // What is gone from the annotations is new when it comes again.
+    assert.deepStrictEqual(Events.received(gatewaySync({ metadata: { annotations: both } }), {}).now, {
+      ref: "v2",
+      push: "2"
+    })
+    assert.deepStrictEqual(Events.received(gatewaySync(), { ref: "v2", push: "2" }).now, {})
   })
 })
