@@ -6,10 +6,10 @@
  * of its own takes part only when these fit. Without any credentials, nothing is decoded and no Secret is read.
  *
  * What a stranger may cost is bounded: the body is decoded once, and gone through for {@link mostSets} sets of
- * credentials and {@link mostCompared} at most. So a hook that more sets than that share, or a long body, may find its
- * own too late and be refused; a hook for one GatewaySync, or for a namespace, is compared with its own alone.
+ * credentials and {@link mostCompared} at most. So where more sets share a hook, or a body is long, a right one may come
+ * too late and be refused; a hook for one GatewaySync is compared with its own alone.
  */
-import { ByteSize, Clock, Effect, Option, Result } from "effect"
+import { Array, ByteSize, Clock, Effect, Option, Result } from "effect"
 import type * as GatewaySync from "../api/GatewaySync.ts"
 import * as RepositoryIdentity from "../api/RepositoryIdentity.ts"
 import * as Resource from "../kubernetes/Resource.ts"
@@ -62,6 +62,9 @@ const mostCompared = Number(ByteSize.mebibytes(16))
 /** Secrets that are read at once. */
 const mostReads = 16
 
+/** For what could not be read: the comparison takes the same time. */
+const nobody: Authorizer.Credentials = { hmac: [] }
+
 const refused = (details: ReadonlyArray<string>): Refused =>
   details.length === 0 ? { _tag: "Refused" } : { _tag: "Refused", detail: details.slice(0, 3).join("; ") }
 
@@ -74,33 +77,53 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       return [...new Map(found.flat().map((cr) => [Resource.key(cr.metadata), cr])).values()]
     })
 
-  /** Which sets of credentials fit; many GatewaySyncs share one, and each is compared once. */
+  /**
+   * Which sets of credentials fit; many GatewaySyncs share one, and each is compared once. Who has proved himself, by one
+   * of them or before, is compared with all: what is acknowledged is for all whom it fits.
+   */
   const compare = Effect.fnUntraced(function* (
     request: Authorizer.Signed,
-    candidates: ReadonlyArray<Candidate & { readonly set: string }>
+    candidates: ReadonlyArray<Candidate & { readonly set: string }>,
+    isProved: boolean
   ) {
-    const sets = new Map(candidates.map(({ cr, set }) => [set, cr]))
-    const read = yield* Effect.forEach(
-      [...sets].slice(0, mostSets),
-      ([set, cr]) => Effect.map(Effect.result(ownCredentials.of(cr, request)), (own) => ({ set, own })),
-      { concurrency: mostReads }
-    )
+    const sets = [...new Map(candidates.map(({ cr, set }) => [set, cr]))]
     const now = yield* Clock.currentTimeMillis
     const fitting = new Set<string>()
-    const problems: Array<string> = []
+    let problems: ReadonlyArray<string> = []
+    let unproven: OwnCredentials.Unproven | undefined
     let compared = 0
     let bytes = 0
-    for (const { own, set } of read) {
-      const credentials = Result.isSuccess(own) ? (own.success?.credentials ?? {}) : { hmac: [] }
+    const isEnough = () => !isProved && fitting.size === 0 && (compared >= mostSets || bytes > mostCompared)
+    const compareOne = Effect.fnUntraced(function* (
+      set: string,
+      own: Result.Result<OwnCredentials.Own, OwnCredentials.Unproven>
+    ) {
+      const credentials = Result.isSuccess(own) ? own.success.credentials : nobody
       bytes += Authorizer.weight(request, credentials, now)
-      if (compared > 0 && bytes > mostCompared) break
+      if (compared > 0 && isEnough()) return
       compared++
-      if (Result.isSuccess(own)) problems.push(...(own.success?.problems ?? []))
+      if (Result.isSuccess(own)) problems = [...problems, ...own.success.problems]
+      else unproven ??= own.failure
       if (Option.isSome(yield* authorizer.authorize(request, credentials))) fitting.add(set)
+    })
+    for (const some of Array.chunksOf(sets, mostReads)) {
+      if (isEnough()) break
+      const read = yield* Effect.forEach(
+        some,
+        ([set, cr]) =>
+          ownCredentials.of(cr, request).pipe(
+            Effect.map((own = { credentials: nobody, problems: [] }) => own),
+            Effect.result,
+            Effect.map((own) => ({ set, own }))
+          ),
+        { concurrency: mostReads }
+      )
+      for (const { own, set } of read) yield* compareOne(set, own)
     }
-    if (compared < sets.size) problems.push(`it was compared with ${compared} of ${sets.size} sets of credentials only`)
-    const unproven = read.flatMap(({ own }) => (Result.isFailure(own) ? [own.failure] : []))
-    return { fitting, problems, unproven: unproven[0] }
+    if (compared < sets.length) {
+      problems = [...problems, `it was compared with ${compared} of ${sets.length} sets of credentials only`]
+    }
+    return { fitting, problems, unproven }
   })
 
   return {
@@ -122,7 +145,11 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       const reading = read()
       // A message that speaks of no repository, such as a ping, is good with the credentials of any of them.
       const candidates = reading._tag === "Request" ? inScope(yield* of(reading)) : own
-      const { fitting, problems, unproven } = yield* compare(request, candidates.filter(hasOwn))
+      const { fitting, problems, unproven } = yield* compare(
+        request,
+        candidates.filter(hasOwn),
+        Option.isSome(byReceiver)
+      )
       const gatewaySyncs = candidates.flatMap(({ cr, set }) =>
         (set === undefined ? Option.isSome(byReceiver) : fitting.has(set)) ? [cr] : []
       )

@@ -8,7 +8,7 @@ import type * as Crypto from "node:crypto"
 import type { createHmac } from "node:crypto"
 import { vi } from "vitest"
 import { MemoryApi } from "./MemoryApi.ts"
-import { both, run } from "./running.ts"
+import { both, run, signature } from "./running.ts"
 import { send } from "./send.ts"
 
 const cost = vi.hoisted(() => ({ bytes: 0 }))
@@ -163,10 +163,27 @@ describe("who has a credential", () => {
       Effect.gen(function* () {
         yield* withOwn(200)
         const body = JSON.stringify({ ...push, filler: "a".repeat(10_000) })
-        const hmac = yield* Effect.promise(() => vi.importActual<typeof Crypto>("node:crypto"))
-        const signature = hmac.createHmac("sha256", "199").update(body).digest("hex")
-        const headers = { "x-hub-signature-256": `sha256=${signature}`, "x-github-event": "push" }
+        const headers = { ...signature(body, "199"), "x-github-event": "push" }
         assert.strictEqual((yield* send({ path: "/webhook", body, headers })).status, 202)
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live("is taken for all whom it fits, however long the body is", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 40; index++) {
+          yield* api.putSecret(`team-${index}/hook`, { secret: "shared" })
+          const secretRef = { name: "hook", key: "secret" }
+          yield* api.put(`team-${index}/site`, { spec: { webhook: { hmac: { secretRef } } } })
+        }
+        const body = JSON.stringify({ ...push, filler: "a".repeat(mebibyte) })
+        const headers = { ...signature(body, "shared"), "x-github-event": "push" }
+        const answer = yield* send({ path: "/webhook", body, headers })
+        assert.strictEqual(answer.status, 202)
+        assert.lengthOf(answer.body["gatewaysyncs"] as ReadonlyArray<unknown>, 40)
       }),
       { credentials: both }
     )
