@@ -1,7 +1,7 @@
 /**
  * The entry: which command. Each is loaded only when it is asked for, so that an agent never pays for the controller.
  */
-import { version } from "./Version.ts"
+import { nodeProblem, version } from "./Version.ts"
 
 const usage = `stoker ${version}: keeps Ignition gateways fed with configuration from Git
 
@@ -16,6 +16,11 @@ Usage: stoker COMMAND [flags]
 `
 
 const [name, ...args] = process.argv.slice(2)
+const problem = nodeProblem(process.versions.node)
+if (problem !== undefined) {
+  process.stderr.write(`${problem}\n`)
+  process.exit(1)
+}
 switch (name) {
   case "controller":
     void import("./commands/controller.ts").then(({ run }) => run(args))

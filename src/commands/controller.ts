@@ -1,15 +1,12 @@
 /**
  * `stoker controller`: resolves refs, tells the agents, receives webhooks. Every replica mirrors and receives; one leads.
  */
-import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Config, Deferred, Effect, Exit, Layer, Option } from "effect"
 import { Command, Flag } from "effect/cli"
 import { SecureRandom } from "effect/crypto"
-import { HttpMiddleware, HttpRouter, HttpServer } from "effect/http"
-import { PrometheusMetrics } from "effect/observability"
-import { createServer } from "node:http"
+import { HttpServer } from "effect/http"
 import * as Names from "../api/Names.ts"
 import * as CustomResource from "../controller/CustomResource.ts"
 import { GatewaySyncController } from "../controller/GatewaySyncController.ts"
@@ -28,6 +25,7 @@ import * as Precedence from "../kubernetes/Precedence.ts"
 import { Authorizer } from "../receiver/Authorizer.ts"
 import * as Receiver from "../receiver/Receiver.ts"
 import { Health } from "../telemetry/Health.ts"
+import * as MetricsServer from "../telemetry/MetricsServer.ts"
 import * as ProbeServer from "../telemetry/ProbeServer.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Telemetry from "../telemetry/Telemetry.ts"
@@ -66,13 +64,6 @@ const listening = (what: string) =>
     })
   )
 
-const serve = <E, R>(what: string, address: Address, routes: Layer.Layer<never, E, R>) =>
-  HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
-    Layer.merge(listening(what)),
-    Layer.provide(NodeHttpServer.layer(() => createServer(), { ...address, gracefulShutdownTimeout: "5 seconds" })),
-    Layer.provide(Layer.succeed(HttpMiddleware.TracerDisabledWhen)(() => true))
-  )
-
 interface Flags {
   readonly leaderElect: boolean
   readonly healthProbeBindAddress: Address | "off"
@@ -105,7 +96,7 @@ const main = Effect.fnUntraced(function* (flags: Flags) {
       yield* Effect.logWarning(
         "metrics are not served: this version cannot yet ask callers for a token; --metrics-secure=false serves them in the clear"
       )
-    } else yield* Layer.build(serve("metrics", metrics, PrometheusMetrics.layerHttp()))
+    } else yield* MetricsServer.serve(metrics)
   }
 
   const context = yield* Layer.build(

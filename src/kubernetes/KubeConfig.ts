@@ -78,10 +78,24 @@ export class KubeConfig extends Context.Service<
     KubeConfig,
     Effect.gen(function* () {
       const library = yield* Effect.promise(() => import("@kubernetes/client-node/dist/config.js"))
-      const failed = (cause: unknown) =>
-        new KubeConfigError({
-          message: `the kubeconfig cannot be used: ${cause instanceof Error ? cause.message : String(cause)}. Set KUBECONFIG, or run in a Pod with a ServiceAccount`
+      const fs = yield* FileSystem.FileSystem
+      const named = Option.filter(yield* Config.option(Config.String("KUBECONFIG")), (text) => text !== "")
+      const standard = `${yield* Config.String("HOME").pipe(Config.withDefault(""))}/.kube/config`
+      const file = Option.getOrElse(named, () => standard)
+      const wayOut = "Set KUBECONFIG to one, or run in a Pod with a ServiceAccount"
+      // The library would take http://localhost:8080 for it.
+      if (Option.isNone(named) && !(yield* Effect.orElseSucceed(fs.exists(standard), () => false))) {
+        return yield* new KubeConfigError({
+          message: `there is no kubeconfig: KUBECONFIG names none, and ${standard} is not there. ${wayOut}`
         })
+      }
+      const failed = (cause: unknown) => {
+        const said = cause instanceof Error ? cause.message : String(cause)
+        // After the first line a parser prints what stands there, which may be a token.
+        return new KubeConfigError({
+          message: `the kubeconfig ${file} cannot be used: ${said.split("\n", 1)[0]}. ${wayOut}`
+        })
+      }
       const config = yield* Effect.try({
         try: () => {
           const loaded = new library.KubeConfig()

@@ -1,15 +1,16 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Duration, Effect, Layer, Option } from "effect"
+import { Duration, Effect, Fiber, FileSystem, Layer, Option } from "effect"
 import { HttpClientRequest } from "effect/http"
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
+import * as NodeNet from "node:net"
 import { fileURLToPath } from "node:url"
 import { parse } from "yaml"
 import { readFileSync } from "node:fs"
 import * as Names from "../../src/api/Names.ts"
 import { parseAddress } from "../../src/commands/controller.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
-import { version } from "../../src/Version.ts"
+import { nodeProblem, version } from "../../src/Version.ts"
 import { retrying, root, start } from "./ControllerProcess.ts"
 
 const services = Layer.merge(NodeServices.layer, NodeHttpClient.layerNodeHttp)
@@ -77,14 +78,65 @@ describe("stoker controller", () => {
     }).pipe(Effect.provide(services))
   )
 
-  it.live("ends with an error where it cannot be configured", () =>
+  it("says which Node it needs where this one is too old", () => {
+    assert.match(nodeProblem("20.20.2") ?? "", /needs Node 22\.19\.0 or newer, and this is 20\.20\.2\. Install/)
+    assert.match(nodeProblem("22.2.0") ?? "", /needs Node/)
+    for (const recent of ["22.19.0", "22.20.0", "26.10.0"]) assert.isUndefined(nodeProblem(recent))
+  })
+
+  it.live("ends with one line that names file, cause and way out where it cannot be configured", () =>
     Effect.gen(function* () {
-      const controller = yield* start("/nowhere/at/all")
-      assert.strictEqual(yield* controller.exit, 1)
-      const [line] = yield* controller.lines
-      assert.strictEqual(line?.level, "fatal")
-      assert.include(String(line?.message), "/nowhere/at/all")
-    }).pipe(Effect.provide(services))
+      const fs = yield* FileSystem.FileSystem
+      const folder = yield* fs.makeTempDirectoryScoped()
+      const broken = `${folder}/broken`
+      yield* fs.writeFileString(broken, 'token: "the-secret\nusers: [')
+      const way = "Set KUBECONFIG to one, or run in a Pod with a ServiceAccount"
+      for (const [kubeconfig, cause] of [
+        ["/nowhere/at/all", "the kubeconfig /nowhere/at/all cannot be used: ENOENT: no such file or directory"],
+        [broken, `the kubeconfig ${broken} cannot be used: `],
+        ["", `there is no kubeconfig: KUBECONFIG names none, and ${folder}/.kube/config is not there. `]
+      ] as const) {
+        const controller = yield* start(kubeconfig, [], { HOME: folder })
+        assert.strictEqual(yield* controller.exit, 1)
+        const lines = (yield* controller.lines).filter(({ level }) => level === "fatal")
+        assert.lengthOf(lines, 1)
+        const message = String(lines[0]?.message)
+        assert.isTrue(message.startsWith(cause) && message.endsWith(way), message)
+        assert.notMatch(message, /\n|the-secret/)
+      }
+    }).pipe(Effect.scoped, Effect.provide(services))
+  )
+
+  it.live("is kept from ending by no connection that nothing comes over", () =>
+    Effect.gen(function* () {
+      const nowhere = fileURLToPath(new URL("nowhere.kubeconfig.json", import.meta.url))
+      const controller = yield* start(nowhere)
+      const silent = yield* Effect.forEach(["metrics", "probes"], (what) =>
+        Effect.flatMap(controller.portOf(what), (port) =>
+          Effect.acquireRelease(
+            Effect.callback<NodeNet.Socket>((resume) => {
+              const socket = NodeNet.connect(port, "127.0.0.1", () => resume(Effect.succeed(socket)))
+            }),
+            (socket) => Effect.sync(() => socket.destroy())
+          )
+        )
+      )
+      const closed = Effect.forEach(
+        silent,
+        (socket) =>
+          Effect.callback<void>((resume) => {
+            socket.once("close", () => resume(Effect.void)).resume()
+          }),
+        { concurrency: "unbounded" }
+      )
+      const ended = yield* Effect.forkScoped(closed, { startImmediately: true })
+      // Accepted by now.
+      assert.strictEqual((yield* controller.get("metrics", "/metrics")).status, 200)
+      yield* controller.until("probes", "/healthz", 200)
+      yield* controller.signal("SIGTERM")
+      yield* Fiber.join(ended)
+      assert.strictEqual(yield* controller.exit, 0)
+    }).pipe(Effect.scoped, Effect.provide(services))
   )
 })
 
