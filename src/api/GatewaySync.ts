@@ -44,7 +44,10 @@ export const GitAuth = Schema.Struct({
     Schema.Struct({
       appId: Schema.Int.annotate({ description: "Id of the GitHub App.", format: "int64" }),
       installationId: Schema.Int.annotate({ description: "Id of its installation.", format: "int64" }),
-      privateKeySecretRef: SecretKeyRef.annotate({ description: "Private key of the App (PEM)." }),
+      privateKeySecretRef: SecretKeyRef.annotate({
+        description:
+          "Private key of the App (PEM); a key `ca.crt` in the same Secret is trusted beside the system's authorities."
+      }),
       apiBaseURL: Schema.optionalKey(
         Schema.String.pipe(Schema.check(Schema.isMaxLength(2048))).annotate({
           description: "API of a GitHub Enterprise server; https://api.github.com when absent."

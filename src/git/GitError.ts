@@ -107,7 +107,7 @@ const explain = (reason: Reason): string => {
     case "Refused":
       return `${reason.host} refuses the connection. Is the server up, is the port in spec.git.repo right, is a network policy in the way?`
     case "Tls":
-      return `no trusted TLS connection (${reason.detail}). For a private CA put its certificate under ca.crt into the Secret of spec.git.auth.token.`
+      return `no trusted TLS connection (${reason.detail}). For a private CA put its certificate under ca.crt into the Secret that spec.git.auth names (token, or githubApp beside the App's key).`
     case "Unauthorized":
       return unauthorized[reason.sent]
     case "Forbidden":

@@ -27,4 +27,8 @@ describe("GitError", () => {
     assert.include(message, "spec.git.ref")
     assert.include(message, "stoker.io/requested-ref")
   })
+  it("says where the certificate of a private CA is read from, for a token and for an App", () => {
+    const { message } = error({ _tag: "Tls", detail: "SELF_SIGNED_CERT_IN_CHAIN" })
+    assert.match(message, /ca\.crt into the Secret that spec\.git\.auth names \(token, or githubApp/)
+  })
 })
