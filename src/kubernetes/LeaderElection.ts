@@ -92,6 +92,8 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
   const ref = { namespace: options.namespace, name: options.name }
   /** The record as last seen, and since when it is unchanged by our clock. */
   let seen: { readonly version: string; readonly at: number } | undefined
+  /** We asked for the lease, so it may be ours, also where we never saw the answer. */
+  let asked = false
 
   const read = client.get(Resource.leases, ref).pipe(
     Effect.flatMap((raw) => Effect.orDie(decodeLease(raw))),
@@ -128,6 +130,7 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
       now - seen.at >= (spec.leaseDurationSeconds ?? Duration.toSeconds(leaseDuration)) * 1000
     if (!mine && !isFree) return false
     const time = MicroTime.format(yield* DateTime.now)
+    asked = true
     yield* write(current, {
       holderIdentity: options.identity,
       leaseDurationSeconds: Duration.toSeconds(leaseDuration),
@@ -159,8 +162,8 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
   /** Tries until the lease is ours, from the moment of that try on. */
   const acquire = Effect.gen(function* () {
     while (true) {
-      const asked = yield* monotonic
-      if (yield* tryToHold) return yield* Ref.set(term, asked)
+      const begin = yield* monotonic
+      if (yield* tryToHold) return yield* Ref.set(term, begin)
       yield* pause
     }
   })
@@ -179,6 +182,7 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
 
   const release = Effect.gen(function* () {
     yield* Ref.set(term, Number.NEGATIVE_INFINITY)
+    if (!asked) return
     const current = yield* read
     if (Option.getOrUndefined(current)?.spec.holderIdentity !== options.identity) return
     const time = MicroTime.format(yield* DateTime.now)
@@ -197,8 +201,9 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
 
   return yield* Effect.scoped(
     Effect.gen(function* () {
-      yield* acquire
+      // Before the lease is ours: from the write on that takes it, an end must give it back.
       yield* Effect.addFinalizer(() => release)
+      yield* acquire
       yield* Effect.logInfo("leading")
       // A leader that does not renew is none, whatever kept it from that.
       yield* Effect.forkScoped(

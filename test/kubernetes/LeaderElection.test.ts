@@ -129,6 +129,45 @@ describe("LeaderElection", () => {
     })
   )
 
+  it.effect(
+    "gives back what it took a moment before it had to stop, and asks for nothing that it never asked for",
+    () =>
+      Effect.gen(function* () {
+        const api = yield* server
+        const written = yield* Deferred.make<void>()
+        const asked: Array<string> = []
+        const client = yield* Effect.provide(ApiClient, api.layer)
+        const unanswered = Layer.succeed(ApiClient, {
+          ...client,
+          get: (...args) =>
+            Effect.andThen(
+              Effect.sync(() => asked.push("get")),
+              client.get(...args)
+            ),
+          create: (...args) =>
+            client.create(...args).pipe(
+              Effect.andThen(Deferred.succeed(written, undefined)),
+              // The answer is on its way when SIGTERM comes.
+              Effect.andThen(Effect.never)
+            )
+        })
+        const first = yield* elector(unanswered, "first")
+        yield* Deferred.await(written)
+        assert.strictEqual(api.holder(), "first")
+        yield* Fiber.interrupt(first.fiber)
+        assert.strictEqual(api.holder(), "")
+
+        yield* elector(api.layer, "second")
+        yield* seconds(3)
+        assert.strictEqual(api.holder(), "second")
+        const third = yield* elector(unanswered, "third")
+        yield* seconds(3)
+        const before = asked.length
+        yield* Fiber.interrupt(third.fiber)
+        assert.strictEqual(asked.length, before)
+      })
+  )
+
   it.effect("takes over from a leader that is gone without a word, after the lease and a retry", () =>
     Effect.gen(function* () {
       const api = yield* server
