@@ -56,12 +56,22 @@ export interface AnnotationWriter {
   /**
    * @param deliveries of one message: alternatives, see `RequestedRef.decide`
    * @param span of the request: its trace goes on in the controller
+   * @param live the GatewaySync as it was just read, if it was
    */
   readonly write: (
     ref: Resource.ObjectRef,
     deliveries: ReadonlyArray<RequestedRef.Delivery>,
-    span: Option.Option<Tracer.AnySpan>
+    span: Option.Option<Tracer.AnySpan>,
+    live?: GatewaySync.GatewaySync
   ) => Effect.Effect<Outcome, WriteError>
+  /**
+   * Of GatewaySyncs of the store those that `write` would read before it answers, by key, where they are so many that one
+   * list of all is cheaper: a push to a branch that nobody follows is for none of a thousand. Empty where they are few.
+   */
+  readonly readMany: (
+    known: ReadonlyArray<GatewaySync.GatewaySync>,
+    deliveries: ReadonlyArray<RequestedRef.Delivery>
+  ) => Effect.Effect<ReadonlyMap<string, GatewaySync.GatewaySync>>
   /** Reads a GatewaySync from the API server. */
   readonly read: (ref: Resource.ObjectRef) => Effect.Effect<GatewaySync.GatewaySync, WriteError>
 }
@@ -81,6 +91,9 @@ export const soon = Effect.timeoutOrElse({
 /** Patches in flight in all: many, since they compete with the controller's own writes, which answer each of them. */
 const mostInFlight = 48
 const mostWaiting = 1024
+/** So many are read one by one. */
+const mostReads = 16
+const none = (): ReadonlyMap<string, GatewaySync.GatewaySync> => new Map()
 /** Only other replicas write beside us, and each of them one patch at a time. */
 const mostAttempts = 10
 
@@ -138,12 +151,9 @@ const decideAll = (cr: GatewaySync.GatewaySync, batch: ReadonlyArray<Waiting>) =
  * Nobody is told "no" on the word of a store that may lag behind: a person takes it for final, and a forge never asks
  * again. Only of another repository a store knows enough.
  */
-const needsLive = (decided: ReturnType<typeof decideAll>["decided"]): boolean =>
-  decided.some(
-    ({ outcome: { decision }, waiting }) =>
-      (decision._tag === "NotForUs" && decision.isElsewhere !== true) ||
-      (decision._tag === "AlreadyHandled" && waiting.deliveries.some(({ _tag }) => _tag === "Promotion"))
-  )
+const needsLive = (decision: RequestedRef.Decision, deliveries: ReadonlyArray<RequestedRef.Delivery>): boolean =>
+  (decision._tag === "NotForUs" && decision.isElsewhere !== true) ||
+  (decision._tag === "AlreadyHandled" && deliveries.some(({ _tag }) => _tag === "Promotion"))
 
 /** In the trace of the newest delivery, which the patch hands on; the others are linked. */
 const traced = (ref: Resource.ObjectRef, writers: ReadonlyArray<{ readonly waiting: Waiting }>) => {
@@ -192,7 +202,8 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     let refused: string | undefined
     for (let attempt = 1; ; attempt++) {
       const { decided, patch } = decideAll(basis.cr, batch)
-      if (!basis.live && needsLive(decided)) {
+      const isDoubtful = decided.some(({ outcome, waiting }) => needsLive(outcome.decision, waiting.deliveries))
+      if (!basis.live && isDoubtful) {
         basis = yield* readLive(ref)
         continue
       }
@@ -227,8 +238,12 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
           })
         )
 
-  const workOff = Effect.fnUntraced(function* (ref: Resource.ObjectRef, queue: Array<Waiting>) {
-    let last: Basis | undefined
+  const workOff = Effect.fnUntraced(function* (
+    ref: Resource.ObjectRef,
+    queue: Array<Waiting>,
+    start: Basis | undefined
+  ) {
+    let last = start
     while (true) {
       const step = Effect.suspend(() => {
         // Taken only when it is our turn, so that all that came until then is in it.
@@ -252,28 +267,55 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     }
   })
 
+  const stampOf = (span: Option.Option<Tracer.AnySpan>): Effect.Effect<RequestedRef.Stamp> =>
+    Effect.map(DateTime.now, (now) => ({
+      at: DateTime.formatIso(now),
+      freshId: randomUUID(),
+      ...(Option.isSome(span) ? { traceparent: Traceparent.format(span.value) } : {})
+    }))
+
+  const listed = Effect.gen(function* () {
+    const all = new Map<string, GatewaySync.GatewaySync>()
+    let token: string | undefined
+    do {
+      const page = yield* client.list(Names.gatewaySyncs, { limit: 500, continue: token })
+      for (const item of page.items) {
+        const cr = yield* Effect.option(readable(item))
+        if (Option.isSome(cr)) all.set(Resource.key(cr.value.metadata), cr.value)
+      }
+      token = Option.getOrUndefined(page.continue)
+    } while (token !== undefined)
+    return all
+  })
+
   return {
     read: (ref) => soon(read(ref)),
-    write: Effect.fnUntraced(function* (ref, deliveries, span) {
-      const at = DateTime.formatIso(yield* DateTime.now)
+    readMany: Effect.fnUntraced(function* (known, deliveries) {
+      const stamp = yield* stampOf(Option.none())
+      const doubtful = known.filter((cr) => needsLive(RequestedRef.decide(deliveries, target(cr), stamp), deliveries))
+      // What cannot be listed is read one by one, and fails there.
+      return doubtful.length > mostReads ? yield* Effect.orElseSucceed(soon(listed), none) : none()
+    }),
+    write: Effect.fnUntraced(function* (ref, deliveries, span, live) {
       const done = yield* Deferred.make<Outcome, WriteError>()
       const key = Resource.key(ref)
       const waiting: Waiting = {
         deliveries,
         span,
         done,
-        stamp: {
-          at,
-          freshId: randomUUID(),
-          ...(Option.isSome(span) ? { traceparent: Traceparent.format(span.value) } : {})
-        }
+        stamp: yield* stampOf(span)
       }
       const queue = queues.get(key)
       if (queue === undefined) {
         const fresh = [waiting]
         queues.set(key, fresh)
         const giveUp = Effect.suspend(() => Effect.forEach(fresh, ({ done }) => Deferred.fail(done, stopping)))
-        start(Effect.onInterrupt(first(workOff(ref, fresh)), () => giveUp))
+        start(
+          Effect.onInterrupt(
+            first(workOff(ref, fresh, live === undefined ? undefined : { cr: live, live: true })),
+            () => giveUp
+          )
+        )
       } else {
         if (queue.length >= mostWaiting) {
           return yield* new NotTaken({ message: `${mostWaiting} deliveries wait for this GatewaySync already` })

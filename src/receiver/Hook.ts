@@ -165,13 +165,16 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
         return Answer.namesNoRepository(reading)
       }
       const span = yield* Effect.option(Effect.currentSpan)
+      const live = yield* writer.readMany(gatewaySyncs, reading.deliveries)
       const told = yield* Effect.forEach(
         gatewaySyncs,
-        ({ metadata: { name, namespace } }) =>
-          Effect.map(
-            Effect.result(writer.write({ namespace, name }, reading.deliveries, span)),
-            (result): Answer.Told => ({ ref: { namespace, name }, result })
-          ),
+        ({ metadata: { name, namespace } }) => {
+          const ref = { namespace, name }
+          return Effect.map(
+            Effect.result(writer.write(ref, reading.deliveries, span, live.get(Resource.key(ref)))),
+            (result): Answer.Told => ({ ref, result })
+          )
+        },
         { concurrency: "unbounded" }
       )
       const answer = Answer.toldAll(reading, told)

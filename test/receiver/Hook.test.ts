@@ -64,6 +64,32 @@ describe("one hook for many", () => {
     )
   )
 
+  it.live("a branch that none of many follows costs one list, and who follows it by now is woken", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 20; index++) yield* api.put(`release-${index}`, specOf(plant, "v1"))
+        yield* api.put("site", specOf(plant, "v1"))
+        yield* api.put("edited", specOf(plant, "v1"))
+        yield* api.put("edited", specOf(plant, "main"), { inStore: false })
+        yield* api.calls
+        const answer = yield* post(push, github("push"))
+        assert.strictEqual(answer.status, 202)
+        assert.deepStrictEqual(
+          Object.entries(told(answer)).filter(([, accepted]) => accepted),
+          [["plant/edited", true]]
+        )
+        assert.deepStrictEqual(
+          (yield* api.calls).map(({ key, verb }) => ({ key, verb })),
+          [
+            { verb: "list", key: "" },
+            { verb: "patch", key: "plant/edited" }
+          ]
+        )
+      })
+    )
+  )
+
   it.live("of one namespace", () =>
     run(
       Effect.gen(function* () {

@@ -1,5 +1,5 @@
 /**
- * GatewaySyncs of an API server, in memory: `get` and `jsonPatch`, and what tests need to see
+ * GatewaySyncs of an API server, in memory: `get`, `list` and `jsonPatch`, and what tests need to see
  * and to break. What the real one answers is tested in `ApiServer.test.ts`.
  */
 import { Context, Effect, Latch, Layer, Option, Schema } from "effect"
@@ -42,7 +42,8 @@ interface Stored {
 }
 
 export interface Call {
-  readonly verb: "get" | "patch"
+  readonly verb: "get" | "list" | "patch"
+  /** Of a list: the namespace, empty for all. */
   readonly key: string
   readonly operations?: ReadonlyArray<RequestedRef.Operation>
 }
@@ -195,7 +196,12 @@ export class MemoryApi extends Context.Service<
               })
           )
         },
-        list: unused,
+        list: (_, { namespace = "" }) =>
+          Effect.suspend(() => {
+            calls.push({ verb: "list", key: namespace })
+            const items = structuredClone([...objects.values()])
+            return Effect.as(healthy, { resourceVersion: `${version}`, continue: Option.none(), items })
+          }),
         watch: () => {
           throw new Error("the receiver has no use for this")
         },
