@@ -3,7 +3,7 @@
  * are noted here.
  */
 import { NodeServices } from "@effect/platform-node"
-import { Clock, Context, Effect, Layer, Ref, Schedule, Schema } from "effect"
+import { Clock, Context, Duration, Effect, Layer, Ref, Schedule, Schema } from "effect"
 import { SecureRandom } from "effect/crypto"
 import { HttpClient, HttpClientRequest } from "effect/http"
 import * as CustomResourceDefinition from "../../src/api/CustomResourceDefinition.ts"
@@ -221,9 +221,13 @@ export const plant = Effect.fnUntraced(function* (namespace: string) {
 })
 
 /** Looks until it is so. */
-export const until = <A, E, R>(look: Effect.Effect<A, E, R>, isSo: (value: A) => boolean): Effect.Effect<A, Error, R> =>
+export const until = <A, E, R>(
+  look: Effect.Effect<A, E, R>,
+  isSo: (value: A) => boolean,
+  patience: Duration.Input = "15 seconds"
+): Effect.Effect<A, Error, R> =>
   Effect.gen(function* () {
-    const deadline = (yield* Clock.currentTimeMillis) + 15_000
+    const deadline = (yield* Clock.currentTimeMillis) + Duration.toMillis(patience)
     let last: unknown
     while ((yield* Clock.currentTimeMillis) < deadline) {
       const result = yield* Effect.result(look)
