@@ -231,6 +231,55 @@ describe("Watcher", () => {
     })
   )
 
+  it.effect("cuts one by the end that it asked for, where an API server never sends bookmarks", () =>
+    Effect.gen(function* () {
+      const { events, lists, watches } = yield* observed({ lists: [empty], watches: [quiet] })
+      // Whether bookmarks come is not known yet.
+      yield* TestClock.adjust("131 seconds")
+      yield* TestClock.adjust("2 seconds")
+      assert.lengthOf(watches, 2)
+      const { at, timeoutSeconds } = watches[1]!
+      yield* TestClock.setTime(at + (timeoutSeconds + 4) * 1000)
+      assert.lengthOf(watches, 2)
+      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("2 seconds")
+      assert.lengthOf(watches, 3)
+      assert.lengthOf(lists, 1)
+      const said = events.flatMap((event) => (event._tag === "Failed" ? [event.error.message] : []))
+      assert.match(said[0] ?? "", /not a byte for 130 s/)
+      assert.match(said[1] ?? "", new RegExp(`not a byte for ${timeoutSeconds + 5} s`))
+    })
+  )
+
+  for (const [code, tag] of [
+    [500, "ServerError"],
+    [403, "Forbidden"]
+  ] as const) {
+    it.effect(`takes an ERROR event of ${code} for a failure, and watches on from where it was`, () =>
+      Effect.gen(function* () {
+        const status = { kind: "Status", code, message: "not now" }
+        const { events, lists, told, watches } = yield* observed({
+          lists: [empty],
+          watches: [
+            Stream.make(line("ADDED", thing("a", "11")), line("ERROR", status), line("ADDED", thing("b", "12"))),
+            quiet
+          ]
+        })
+        yield* TestClock.adjust("700 millis")
+        assert.lengthOf(watches, 1)
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(told(), ["Init", "InitDone", "Apply a", "Failed"])
+        const failure = events.find((event) => event._tag === "Failed")
+        assert.deepStrictEqual([failure?.error.reason._tag, failure?.error.reason.message], [tag, "not now"])
+        assert.deepStrictEqual(
+          watches.map(({ resourceVersion }) => resourceVersion),
+          ["10", "11"]
+        )
+        assert.lengthOf(lists, 1)
+      })
+    )
+  }
+
   it.effect("does not spin on watches that end at once without a line", () =>
     Effect.gen(function* () {
       const { watches } = yield* observed({ lists: [empty], watches: [Stream.empty] })
