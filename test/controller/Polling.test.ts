@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Fiber, Layer, Result } from "effect"
+import { Clock, Effect, Fiber, Layer, Redacted, Result } from "effect"
 import { TestClock } from "effect/testing"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Names from "../../src/api/Names.ts"
@@ -11,14 +11,26 @@ import * as Resolve from "../../src/controller/steps/Resolve.ts"
 import { GitError } from "../../src/git/GitError.ts"
 import { RemoteRefs } from "../../src/git/RemoteRefs.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
+import * as Resource from "../../src/kubernetes/Resource.ts"
 import { commit, gatewaySync, resolved } from "./fixtures.ts"
 
-/** A remote that counts who asks for which refs; it may be down. */
+interface Asked {
+  readonly refs: ReadonlyArray<string>
+  readonly repository: string
+  readonly at: number
+  /** The token that was sent. */
+  readonly token: string
+}
+
+/** A remote that counts who asks for which refs, and with what; it may be down. Secrets hold their own place as token. */
 const remote = Effect.sync(() => {
-  const asked: Array<{ readonly refs: ReadonlyArray<string>; readonly repository: string; readonly at: number }> = []
+  const asked: Array<Asked> = []
+  /** The Secrets that were read, `namespace/name`. */
+  const read: Array<string> = []
   let isDown = false
-  const resolveAll: RemoteRefs["Service"]["resolveAll"] = Effect.fnUntraced(function* ({ refs, url }) {
-    asked.push({ refs, repository: url.href, at: yield* Clock.currentTimeMillis })
+  const resolveAll: RemoteRefs["Service"]["resolveAll"] = Effect.fnUntraced(function* ({ credentials, refs, url }) {
+    const token = credentials._tag === "Basic" ? Redacted.value(credentials.password) : ""
+    asked.push({ refs, repository: url.href, at: yield* Clock.currentTimeMillis, token })
     yield* Effect.sleep(20)
     return new Map(
       refs.map((ref) => [
@@ -31,6 +43,7 @@ const remote = Effect.sync(() => {
   })
   return {
     asked,
+    read,
     down: (value: boolean) => {
       isDown = value
     },
@@ -38,7 +51,19 @@ const remote = Effect.sync(() => {
       Layer.provide(Layer.mock(RemoteRefs, { resolveAll })),
       Layer.merge(Memory.layer),
       Layer.merge(Metrics.layer),
-      Layer.merge(Layer.mock(ApiClient, {})),
+      Layer.merge(
+        Layer.mock(ApiClient, {
+          get: (_, ref) =>
+            Effect.sync(() => {
+              const place = Resource.key(ref)
+              read.push(place)
+              return {
+                metadata: { resourceVersion: "1" },
+                data: { token: Buffer.from(place).toString("base64") }
+              }
+            })
+        })
+      ),
       Layer.merge(Layer.mock(InstallationTokens, {}))
     )
   }
@@ -124,6 +149,32 @@ describe("Polling", () => {
     })
   )
 
+  it.effect("shares nothing between two Secrets, of one namespace or of two, and reads each once a poll", () =>
+    Effect.gen(function* () {
+      const { asked, layer, read } = yield* remote
+      const places = ["plant/one", "plant/two", "other/one"]
+      yield* Effect.gen(function* () {
+        for (let index = 0; index < 60; index++) {
+          const [namespace = "", name = ""] = places[index % 3]!.split("/")
+          const metadata = { uid: `uid-${index}`, name: `site-${index}`, namespace }
+          const git = { auth: { token: { secretRef: { name, key: "token" } } } }
+          yield* Effect.forkScoped(follow(one(index, { metadata, git })))
+          yield* TestClock.adjust("1 second")
+        }
+        yield* seconds(120)
+        asked.length = read.length = 0
+        yield* seconds(600)
+      }).pipe(Effect.provide(layer))
+      for (const place of places) {
+        const times = asked.filter(({ token }) => token === place).length
+        assert.isTrue(times >= 9 && times <= 11, `${place}: ${times}`)
+      }
+      assert.isAtMost(asked.length, 33)
+      // Ten polls of sixty: a Secret is kept by nobody, and read by each who asks.
+      assert.isTrue(read.length >= 600 && read.length <= 660, `read ${read.length} times`)
+    })
+  )
+
   it.effect("shares polls of an hour, too, and asks no longer for what nobody follows", () =>
     Effect.gen(function* () {
       const { asked, layer } = yield* remote
@@ -178,6 +229,26 @@ describe("Polling", () => {
     })
   )
 
+  it.effect("polls a little sooner or later each time, so that those who began together do not stay together", () =>
+    Effect.gen(function* () {
+      const { asked, layer } = yield* remote
+      const repositories = Array.from({ length: 10 }, (_, index) => `https://git.example.com/${index}.git`)
+      yield* Effect.gen(function* () {
+        for (const [index, repo] of repositories.entries())
+          yield* Effect.forkScoped(follow(one(index, { git: { repo } })))
+        yield* Effect.forEach(Array.from({ length: 6000 }), () => TestClock.adjust("100 millis"), { discard: true })
+      }).pipe(Effect.provide(layer))
+      const pauses = repositories.flatMap((repo) => {
+        const times = asked.filter(({ repository }) => repository === repo).map(({ at }) => at)
+        return times.slice(1).map((at, index) => at - times[index]!)
+      })
+      assert.isTrue(pauses.every((pause) => pause >= 57_000 && pause <= 63_100))
+      assert.isAtLeast(new Set(pauses).size, 20)
+      const last = repositories.map((repo) => asked.findLast(({ repository }) => repository === repo)?.at)
+      assert.isAtLeast(new Set(last).size, 5)
+    })
+  )
+
   it.effect("backs off while the remote fails, and polls again when it answers", () =>
     Effect.gen(function* () {
       const { asked, down, layer } = yield* remote
@@ -212,4 +283,39 @@ describe("Polling", () => {
       assert.deepStrictEqual(pauses.slice(0, 5), [5, 30, 60, 120, 240])
     })
   )
+  for (const [what, changed, delays] of [
+    [
+      "a webhook",
+      {
+        annotations: {
+          [Names.request.pushed]: JSON.stringify({ ref: "main", kind: "branch", at: "", by: "github", id: "1" })
+        }
+      },
+      [1, 2, 4, 5]
+    ],
+    ["an edit", { generation: 2 }, [30, 60, 120, 240]]
+  ] as const) {
+    it.effect(
+      `asks a remote that it had backed off from at once after ${what}, and backs off from the start again`,
+      () =>
+        Effect.gen(function* () {
+          const { asked, down, layer } = yield* remote
+          down(true)
+          const metadata = { uid: "uid", name: "site" }
+          const spec = { polling: { enabled: true, interval: "1h" } }
+          const status = {}
+          yield* Effect.gen(function* () {
+            const before = yield* Effect.forkScoped(follow(one(1, { metadata, spec, status })))
+            yield* seconds(1000)
+            yield* Fiber.interrupt(before)
+            asked.length = 0
+            yield* Effect.forkScoped(follow(one(1, { metadata: { ...metadata, ...changed }, spec, status })))
+            yield* seconds(600)
+          }).pipe(Effect.provide(layer))
+          assert.strictEqual(Math.round(asked[0]!.at / 1000), 1000)
+          const pauses = asked.slice(1).map(({ at }, index) => Math.round((at - asked[index]!.at) / 1000))
+          assert.deepStrictEqual(pauses.slice(0, 4), [...delays])
+        })
+    )
+  }
 })
