@@ -27,7 +27,7 @@ export const GitAuth = Schema.Struct({
   token: Schema.optionalKey(
     SecretSource.annotate({
       description:
-        "HTTP basic: the token is the password, the user `x-access-token` unless the Secret has a key `username`; a key `ca.crt` is trusted beside the system's authorities."
+        "HTTP basic: the token is the password, the user `x-access-token` unless the Secret has a key `username`; a key `ca.crt` is trusted instead of the system's authorities."
     })
   ),
   sshKey: Schema.optionalKey(
@@ -46,7 +46,7 @@ export const GitAuth = Schema.Struct({
       installationId: Schema.Int.annotate({ description: "Id of its installation.", format: "int64" }),
       privateKeySecretRef: SecretKeyRef.annotate({
         description:
-          "Private key of the App (PEM); a key `ca.crt` in the same Secret is trusted beside the system's authorities."
+          "Private key of the App (PEM); a key `ca.crt` in the same Secret is trusted instead of the system's authorities."
       }),
       apiBaseURL: Schema.optionalKey(
         Schema.String.pipe(Schema.check(Schema.isMaxLength(2048))).annotate({
