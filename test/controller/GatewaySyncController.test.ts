@@ -248,6 +248,46 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
     })
   )
 
+  it.effect("follows a tag that moves, a branch that is pushed by force, and a history that is rewritten", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("rewritten")
+      const { repository } = plant
+      const told = (commit: string) =>
+        Cluster.until(plant.data("stoker-metadata-site"), (map) => map["commit"] === commit)
+      const first = yield* repository.commit({ files: { a: "1" } })
+      const second = yield* repository.commit({ files: { a: "2" } })
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), hasCommit(second))
+
+      // Back to an older commit, to one beside it, and to one that has nothing in common with any.
+      yield* repository.setRef("refs/heads/main", first)
+      const beside = yield* repository.commit({ files: { a: "3" }, branch: "beside", parent: first })
+      const apart = yield* repository.commit({ files: { a: "4" }, branch: "apart", parent: "none" })
+      let before = second
+      for (const commit of [first, beside, apart]) {
+        yield* repository.setRef("refs/heads/main", commit)
+        yield* plant.annotate("site", push({ before, after: commit, id: commit }))
+        const moved = yield* Cluster.until(plant.get("site"), hasCommit(commit))
+        assert.isTrue(isHandled(moved))
+        yield* told(commit)
+        before = commit
+      }
+
+      yield* repository.setRef("refs/tags/v1", first)
+      yield* plant.annotate("site", promotion("v1", "main", "one"))
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      // Nobody says so: the tag stays where it was until somebody asks again, or a poll does.
+      yield* repository.annotatedTag("v1", second)
+      yield* plant.annotate("site", promotion("v1", "main", "two"))
+      yield* Cluster.until(plant.get("site"), hasCommit(second))
+      yield* repository.setRef("refs/tags/v1", apart)
+      yield* plant.patch("site", { spec: { polling: { enabled: true, interval: "1s" } } })
+      const polled = yield* Cluster.until(plant.get("site"), hasCommit(apart))
+      assert.deepStrictEqual([polled.status.lastSyncRef, polled.status.lastSyncRefKind], ["v1", "tag"])
+      yield* told(apart)
+    })
+  )
+
   it.effect("asks again while the remote serves what was there before a push", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("lag")

@@ -279,6 +279,42 @@ layer(all, { excludeTestServices: true, timeout: "2 minutes" })("what the API se
     })
   )
 
+  for (const start of ["apply configmaps", "apply roles", "apply gatewaysyncs/status"]) {
+    it.effect(`leaves nothing of a GatewaySync that is deleted during a reconcile, before its "${start}"`, () =>
+      Effect.gen(function* () {
+        const { refuse, written } = yield* Refusals
+        const namespace = `gone-${start.replaceAll(/[^a-z]+/g, "-")}`
+        const plant = yield* Cluster.plant(namespace)
+        yield* plant.repository.commit({ files: { a: "1" } })
+        const left = yield* Ref.make(true)
+        yield* refuse(({ line }) =>
+          Effect.gen(function* () {
+            if (!line.startsWith(`${start} ${namespace}/`) || !(yield* Ref.getAndSet(left, false))) return undefined
+            yield* Effect.orDie(plant.client.delete(Names.gatewaySyncs, plant.ref("site")))
+            return undefined
+          })
+        )
+        yield* plant.create("site", {})
+        yield* plant.gateway("gateway-0")
+        yield* Cluster.until(Effect.flip(plant.get("site")), (error) => JSON.stringify(error).includes("NotFound"))
+        yield* refuse(none)
+        assert.isFalse(yield* Ref.get(left))
+        for (const [resource, name] of [
+          [Resource.configMaps, "stoker-metadata-site"],
+          [Resource.configMaps, "stoker-status-site"],
+          [Resource.roles, "stoker-agent-site"],
+          [Resource.roleBindings, "stoker-agent-site"]
+        ] as const) {
+          const error = yield* Effect.flip(plant.client.get(resource, plant.ref(name)))
+          assert.strictEqual(error.reason._tag, "NotFound", name)
+        }
+        // The finalizer went last, so that nothing was written after it.
+        const ours = (yield* written).filter(({ line }) => line.includes(` ${namespace}/`))
+        assert.strictEqual(ours.at(-1)?.line, `patch gatewaysyncs ${namespace}/site`)
+      })
+    )
+  }
+
   it.effect("says once that agents get no rights, also while paused and while another write fails", () =>
     Effect.gen(function* () {
       const { refuse } = yield* Refusals
