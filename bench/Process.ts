@@ -1,4 +1,5 @@
 /** What Linux says of a process: memory and processor time. */
+import { Effect } from "effect"
 import { readFileSync } from "node:fs"
 
 /** Resident memory in MiB, from the process's own account. */
@@ -17,3 +18,14 @@ export const statOf = (pid: number): ReadonlyArray<string> | undefined => {
 
 /** Seconds of processor time that a process has used, its threads included. */
 export const cpuSeconds = (pid: number): number => (Number(statOf(pid)?.[11]) + Number(statOf(pid)?.[12])) / 100
+
+/** Waits until a process has done next to nothing for five seconds: it has looked at everything. */
+export const quiet = Effect.fnUntraced(function* (pid: number) {
+  let before = cpuSeconds(pid)
+  while (true) {
+    yield* Effect.sleep("5 seconds")
+    const now = cpuSeconds(pid)
+    if (now - before < 0.25) return
+    before = now
+  }
+})

@@ -16,7 +16,7 @@ import * as Store from "../src/kubernetes/Store.ts"
 import { ControlPlane } from "../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../src/sandbox/GitServer.ts"
 import { namespace, Plant } from "../src/sandbox/Plant.ts"
-import { cpuSeconds, rss } from "./Process.ts"
+import { quiet, rss } from "./Process.ts"
 import { spread, type Figure } from "./Sample.ts"
 
 /** GatewaySyncs of the plant that {@link cluster} needs. */
@@ -66,17 +66,6 @@ const admin = Effect.gen(function* () {
       )
       .pipe(Effect.flatMap((response) => response.text))
   return { admin, post, merge }
-})
-
-/** Waits until a process has done next to nothing for five seconds: it has looked at everything. */
-const quiet = Effect.fnUntraced(function* (pid: number) {
-  let before = cpuSeconds(pid)
-  while (true) {
-    yield* Effect.sleep("5 seconds")
-    const now = cpuSeconds(pid)
-    if (now - before < 0.25) return
-    before = now
-  }
 })
 
 const Seen = Schema.fromJsonString(

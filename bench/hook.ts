@@ -10,7 +10,7 @@ import * as Resource from "../src/kubernetes/Resource.ts"
 import { ControlPlane } from "../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../src/sandbox/GitServer.ts"
 import { namespace, Plant } from "../src/sandbox/Plant.ts"
-import { cpuSeconds, rss } from "./Process.ts"
+import { cpuSeconds, quiet, rss } from "./Process.ts"
 import { spread, type Figure } from "./Sample.ts"
 
 interface Answer {
@@ -86,8 +86,7 @@ export const hook = Effect.gen(function* () {
   const repository = { clone_url: plant.repository.url }
   const release = (tag: string) => ({ action: "published", release: { tag_name: tag }, repository })
 
-  // Until the controller has done with what is new.
-  yield* Effect.sleep("15 seconds")
+  yield* quiet(plant.controller.pid)
   const guesses = 10_000
   yield* Effect.replicateEffect(post("Bearer guess", { ref: "v1" }), 500, { concurrency: 64 })
   const cpuBefore = cpuSeconds(plant.controller.pid)
@@ -114,7 +113,10 @@ export const hook = Effect.gen(function* () {
       Effect.flatMap(decodeGatewaySyncs),
       Effect.map(({ items }) => items.filter(({ status }) => status?.lastSyncRef === tag).length)
     )
-  const rounds = yield* Effect.forEach(["v1.0.0", "v1.1.0", "v1.2.0"], (tag) =>
+  const tags = ["v1.0.0", "v1.1.0", "v1.2.0"]
+  const commit = yield* plant.commit(1)
+  for (const tag of tags) yield* plant.repository.setRef(`refs/tags/${tag}`, commit)
+  const rounds = yield* Effect.forEach(tags, (tag) =>
     Effect.gen(function* () {
       const before = (yield* git.exchanges).length
       const posted = yield* timed(post(right, release(tag), "release"))
@@ -122,8 +124,9 @@ export const hook = Effect.gen(function* () {
         Effect.repeat(following(tag), {
           until: (count) => count === plant.gatewaySyncs.length,
           schedule: Schedule.spaced("250 millis")
-        })
+        }).pipe(Effect.timeout("2 minutes"))
       )
+      yield* quiet(plant.controller.pid)
       return { ...posted, all: posted.ms + ms, asked: (yield* git.exchanges).length - before }
     })
   )
