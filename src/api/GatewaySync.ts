@@ -200,7 +200,7 @@ export const Status = Schema.Struct({
   lastSyncCommit: text("The commit in force."),
   lastSyncCommitShort: text("Its first seven digits."),
   refResolutionStatus: Schema.optionalKey(
-    RefResolutionStatus.annotate({ description: "NotResolved, Resolving, Resolved or Error." })
+    RefResolutionStatus.annotate({ description: "NotResolved, Resolved or Error; Resolving is not written." })
   ),
   lastHandledRequest: text("Fingerprint of the request that was last handled."),
   profileCount: Schema.optionalKey(Schema.Int.annotate({ description: "Number of profiles.", format: "int32" })),

@@ -397,6 +397,15 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
       yield* Cluster.until(plant.data("stoker-metadata-site"), (data) => data["commit"] === first)
       yield* Cluster.until(plant.data("stoker-status-site"), () => true)
 
+      // Without its label it is no longer seen: as good as deleted.
+      const label = { metadata: { labels: { [Names.owned.crName]: null, [Names.owned.managedBy]: null } } }
+      yield* plant.client.mergePatch(Resource.configMaps, plant.ref("stoker-metadata-site"), label, {
+        fieldManager: "kubectl-edit"
+      })
+      yield* Cluster.until(plant.client.get(Resource.configMaps, plant.ref("stoker-metadata-site")), (map) =>
+        JSON.stringify(map).includes(`"${Names.owned.crName}":"site"`)
+      )
+
       // Roles are not watched: they are looked at again also where nothing happens.
       const { reconcile } = yield* GatewaySyncController
       const next = yield* reconcile({ key: "edited/site", reason: "test" })

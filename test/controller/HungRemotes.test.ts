@@ -11,20 +11,31 @@ import * as FakeGitHub from "../git/FakeGitHub.ts"
 import * as Connection from "../kubernetes/Connection.ts"
 import * as Cluster from "./Cluster.ts"
 
-/** How many applies were under way at once, at most. */
-class Busiest extends Context.Service<Busiest, Ref.Ref<number>>()("test/controller/Busiest") {}
+/** How many applies were under way at once, at most: in all, and of one object. */
+class Busiest extends Context.Service<Busiest, Ref.Ref<{ readonly all: number; readonly one: number }>>()(
+  "test/controller/Busiest"
+) {}
 
 const counting = Layer.effectContext(
   Effect.gen(function* () {
     const client = yield* ApiClient
-    const busiest = yield* Ref.make(0)
-    let now = 0
-    const apply: ApiClient["Service"]["apply"] = (...args) =>
-      Effect.acquireUseRelease(
-        Effect.suspend(() => Ref.update(busiest, (most) => Math.max(most, ++now))),
-        () => client.apply(...args),
-        () => Effect.sync(() => now--)
+    const busiest = yield* Ref.make({ all: 0, one: 0 })
+    const flying = new Map<string, number>()
+    const fly = (object: string, by: number) => {
+      const now = (flying.get(object) ?? 0) + by
+      if (now === 0) flying.delete(object)
+      else flying.set(object, now)
+      const all = flying.values().reduce((sum, count) => sum + count, 0)
+      return Ref.update(busiest, (most) => ({ all: Math.max(most.all, all), one: Math.max(most.one, now) }))
+    }
+    const apply: ApiClient["Service"]["apply"] = (resource, ref, ...rest) => {
+      const object = `${resource.plural} ${Resource.key(ref)}`
+      return Effect.acquireUseRelease(
+        Effect.suspend(() => fly(object, 1)),
+        () => client.apply(resource, ref, ...rest),
+        () => Effect.suspend(() => fly(object, -1))
       )
+    }
     return Context.make(ApiClient, ApiClient.of({ ...client, apply })).pipe(Context.add(Busiest, busiest))
   })
 )
@@ -108,7 +119,9 @@ layer(all, { excludeTestServices: true, timeout: "2 minutes" })("git servers tha
         Effect.sync(() => servers.reduce((sum, { connections }) => sum + connections(), 0)),
         (held) => held === hung.length
       )
-      assert.isAtMost(yield* Ref.get(busiest), 8)
+      const most = yield* Ref.get(busiest)
+      assert.isAtMost(most.all, 8)
+      assert.strictEqual(most.one, 1)
     })
   )
 })
