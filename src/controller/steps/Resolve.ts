@@ -173,7 +173,7 @@ export const questions = (state: State): Questions => {
   return {
     refs: due ? [...(catchingUp ? [cr.spec.git.ref] : []), inForce.ref] : [],
     meanwhile: pollDue && held !== undefined && held.ref !== inForce.ref ? held.ref : undefined,
-    after: asked.mark === question.mark ? asked.at + period / 2 : question.since
+    after: asked.mark === question.mark && asked.at >= question.since ? asked.at + period / 2 : question.since
   }
 }
 

@@ -162,6 +162,9 @@ describe("Resolve", () => {
     const annotations = push({})
     assert.strictEqual(Resolve.questions(state({ ...known, metadata: { annotations } }, { asked })).after, 5000)
     assert.strictEqual(Resolve.questions(state(known, {}, 10_000 + minute)).after, 10_000 + minute / 2)
+    // One that was asked before, and is back: what was found then is no answer.
+    const back = { question: { mark: mark(gatewaySync({ ...known, metadata: { annotations } })), since: 15_000 } }
+    assert.strictEqual(Resolve.questions(state({ ...known, metadata: { annotations } }, back)).after, 15_000)
     const slow = { ...known, spec: { polling: { interval: "10m" } } }
     assert.strictEqual(Resolve.questions(state(slow, {}, 11 * minute)).after, 10_000 + 5 * minute)
   })
