@@ -2,15 +2,24 @@
  * Writes that the API server refuses, and a leader that is killed between two of them: what agents were told never goes
  * back, and nothing counts as done that was not written.
  */
-import { assert, layer } from "@effect/vitest"
-import { Context, Effect, Layer, Option, Redacted, Ref } from "effect"
+import { assert, describe, it, layer } from "@effect/vitest"
+import { Context, Duration, Effect, Layer, Option, Redacted, Ref } from "effect"
 import * as Conditions from "../../src/api/Conditions.ts"
 import * as GatewaySync from "../../src/api/GatewaySync.ts"
 import * as Names from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
+import { retry } from "../../src/controller/GatewaySyncController.ts"
 import { Memory } from "../../src/controller/Memory.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
-import { ApiError, Forbidden, Invalid, ServerError } from "../../src/kubernetes/ApiError.ts"
+import {
+  ApiError,
+  Forbidden,
+  Invalid,
+  ServerError,
+  TooManyRequests,
+  Unreachable,
+  UnknownField
+} from "../../src/kubernetes/ApiError.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
@@ -117,6 +126,22 @@ const told = (namespace: string) =>
 
 const push = (id: string) => ({
   [Names.request.pushed]: JSON.stringify({ ref: "main", kind: "branch", at: "now", by: "github", id })
+})
+
+describe("a reconcile that failed", () => {
+  const after = (reason: ApiError["reason"], attempt = 1) =>
+    Duration.toSeconds(retry(new ApiError({ operation: "PATCH", reason }), attempt))
+
+  it("is tried again soon where it passes by itself, and seldom where somebody must help", () => {
+    const away = new Unreachable({ message: "refused" })
+    assert.deepStrictEqual(
+      [1, 2, 3, 4, 5, 6, 7, 8, 100].map((attempt) => after(away, attempt)),
+      [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    )
+    assert.strictEqual(after(new TooManyRequests({ retryAfterMillis: 7000, message: "busy" })), 7)
+    assert.strictEqual(after(new Forbidden({ message: "not yours" })), 30)
+    assert.strictEqual(after(new UnknownField({ message: "an old definition" })), 300)
+  })
 })
 
 layer(all, { excludeTestServices: true, timeout: "2 minutes" })("what the API server refuses", (it) => {
@@ -276,6 +301,21 @@ layer(all, { excludeTestServices: true, timeout: "2 minutes" })("what the API se
       const moved = yield* Cluster.until(plant.data("stoker-metadata-site"), (data) => data["ref"] === "v2")
       yield* plant.report("gateway-0", { ...report, observedRevision: moved["revision"] })
       yield* Cluster.until(plant.get("site"), isDone)
+    })
+  )
+
+  it.effect("writes the status field by field where an apply meets a definition that lacks one", () =>
+    Effect.gen(function* () {
+      const { refuse, written } = yield* Refusals
+      const plant = yield* Cluster.plant("lacking")
+      const status = "apply gatewaysyncs/status lacking/"
+      const lacks = new UnknownField({ message: "failed to create typed patch object" })
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* refuse(({ line }) => Effect.succeed(line.startsWith(status) ? lacks : undefined))
+      yield* plant.create("site", {})
+      yield* Cluster.until(plant.get("site"), (cr) => cr.status.lastSyncCommit === first)
+      yield* refuse(none)
+      assert.isFalse((yield* written).some(({ line }) => line.startsWith(status)))
     })
   )
 

@@ -153,7 +153,8 @@ layer(Cluster.definitions.pipe(Layer.provideMerge(services)), { excludeTestServi
             { fieldManager: "test" }
           )
           const { token } = yield* issueServiceAccountToken("no-rights", "stoker")
-          const controller = yield* ControllerProcess.start(yield* kubeconfigFor("no-rights", { token }, "no-rights"))
+          const config = yield* kubeconfigFor("no-rights", { token }, "no-rights")
+          const controller = yield* ControllerProcess.start(config, ["--leader-elect"])
           for (const [resource, group] of [
             ["gatewaysyncs", "stoker.io"],
             ["pods", ""],
@@ -166,12 +167,36 @@ layer(Cluster.definitions.pipe(Layer.provideMerge(services)), { excludeTestServi
           }
           const { text } = yield* controller.until("probes", "/readyz", 503)
           assert.include(text, "process: starting")
-          yield* client.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
-            metadata: { name: "no-rights" },
-            roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "cluster-admin" },
-            subjects: [{ kind: "ServiceAccount", name: "stoker", namespace: "no-rights" }]
+          const group = "rbac.authorization.k8s.io"
+          const bind = (name: string) =>
+            client.request("POST", `/apis/${group}/v1/clusterrolebindings`, {
+              metadata: { name: `no-rights-${name}` },
+              roleRef: { apiGroup: group, kind: "ClusterRole", name },
+              subjects: [{ kind: "ServiceAccount", name: "stoker", namespace: "no-rights" }]
+            })
+          yield* client.request("POST", `/apis/${group}/v1/clusterroles`, {
+            metadata: { name: "mirror" },
+            rules: [
+              { apiGroups: ["stoker.io"], resources: ["gatewaysyncs"], verbs: ["list", "watch"] },
+              { apiGroups: [""], resources: ["pods", "configmaps"], verbs: ["list", "watch"] }
+            ]
           })
+          yield* bind("mirror")
+          // Enough to receive; to lead it takes a Lease.
           yield* controller.until("probes", "/readyz", 200)
+          yield* until(
+            () =>
+              controller.said(
+                'cannot get resource "leases" in API group "coordination.k8s.io" in the namespace "no-rights"'
+              ),
+            (said) => said
+          )
+          assert.isFalse(controller.said("leading"))
+          yield* bind("cluster-admin")
+          yield* until(
+            () => controller.said("leading"),
+            (said) => said
+          )
           yield* controller.signal("SIGTERM")
           assert.strictEqual(yield* controller.exit, 0)
         }),

@@ -3,14 +3,19 @@ import { Effect, Layer, Redacted } from "effect"
 import { InstallationTokens } from "../../../src/controller/InstallationTokens.ts"
 import * as Credentials from "../../../src/controller/steps/Credentials.ts"
 import { ApiClient } from "../../../src/kubernetes/ApiClient.ts"
-import { ApiError, NotFound } from "../../../src/kubernetes/ApiError.ts"
+import { ApiError, Forbidden, NotFound, type Reason, ServerError } from "../../../src/kubernetes/ApiError.ts"
 import * as Resource from "../../../src/kubernetes/Resource.ts"
 import { gatewaySync } from "../fixtures.ts"
 
 type Secrets = Readonly<Record<string, Readonly<Record<string, string>>>>
 
 /** What is read with these Secrets of namespace `plant`, each by its name. */
-const read = (auth: object, secrets: Secrets, resourceVersion = "1") =>
+const read = (
+  auth: object,
+  secrets: Secrets,
+  resourceVersion = "1",
+  refusal: Reason = new NotFound({ message: "no such thing" })
+) =>
   Credentials.read(gatewaySync({ git: { auth } })).pipe(
     Effect.provide([
       Layer.mock(InstallationTokens, {}),
@@ -18,7 +23,7 @@ const read = (auth: object, secrets: Secrets, resourceVersion = "1") =>
         get: (resource, { name, namespace }) => {
           const data = resource === Resource.secrets && namespace === "plant" ? secrets[name] : undefined
           return data === undefined
-            ? Effect.fail(new ApiError({ operation: "GET", reason: new NotFound({ message: "no such thing" }) }))
+            ? Effect.fail(new ApiError({ operation: "GET", reason: refusal }))
             : Effect.succeed({
                 metadata: { resourceVersion },
                 data: Object.fromEntries(
@@ -81,6 +86,17 @@ describe("Credentials", () => {
       assert.strictEqual(yield* message({}), `there is no Secret "git"; create it ${place}`)
       assert.strictEqual(yield* message({ git: {} }), `the Secret "git" has no key "value"; add it ${place}`)
       assert.strictEqual(yield* message({ git: { value: "" } }), `the Secret "git" has no key "value"; add it ${place}`)
+    })
+  )
+  it.effect("say which right is missing, and nothing of a Secret where the API server is at fault", () =>
+    Effect.gen(function* () {
+      const forbidden = yield* Effect.flip(read(token, {}, "1", new Forbidden({ message: "secrets are not yours" })))
+      assert.strictEqual(
+        forbidden.message,
+        'Stoker may not read the Secret "git"; let its ServiceAccount get secrets here (spec.git.auth.token.secretRef, namespace plant).'
+      )
+      const away = yield* Effect.flip(read(token, {}, "1", new ServerError({ status: 500, message: "a bad day" })))
+      assert.strictEqual(away._tag, "ApiError")
     })
   )
 })
