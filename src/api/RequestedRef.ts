@@ -371,6 +371,10 @@ const about = (deliveries: ReadonlyArray<Delivery>, repository: string): Readonl
   return ours.length > 0 ? ours : deliveries.filter((delivery) => !says(delivery))
 }
 
+/** Of what is said of one ref only the last counts. */
+const lastOfEach = (deliveries: ReadonlyArray<Delivery>): Iterable<Delivery> =>
+  new Map(deliveries.map((one) => [`${one._tag === "Push" ? one.kind : ""} ${one.ref}`, one])).values()
+
 /**
  * What a message writes on a GatewaySync, or why it writes nothing. A message may hold several deliveries (commits of a
  * freight, changes of a push): the first that is for this GatewaySync counts.
@@ -388,12 +392,13 @@ export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stam
   }
   const { ref } = inForce(target.annotations, target.specRef)
   const near = ours.filter((delivery) => delivery._tag === "Promotion" || delivery.ref === ref)
-  const decisions = (near.length > 0 ? near : ours.slice(0, 1)).map((delivery) => decideOne(delivery, target, stamp))
-  return (
-    decisions.find(({ _tag }) => _tag === "Write") ??
-    decisions.find(({ _tag }) => _tag === "AlreadyHandled") ??
-    decisions[0]!
-  )
+  let best: Decision | undefined
+  for (const delivery of near.length > 0 ? lastOfEach(near) : ours.slice(0, 1)) {
+    const decision = decideOne(delivery, target, stamp)
+    if (decision._tag === "Write") return decision
+    if (best === undefined || (best._tag === "NotForUs" && decision._tag === "AlreadyHandled")) best = decision
+  }
+  return best!
 }
 
 /** The annotations after a decision: for deliveries that are merged into one patch. */

@@ -71,7 +71,9 @@ const refused = (details: ReadonlyArray<string>): Refused =>
 export const make = ({ authorizer, ownCredentials, store, writer }: Options) => {
   const of = (reading: Reader.Request) =>
     Effect.gen(function* () {
-      const said = new Set(reading.deliveries.flatMap(({ repositories = [] }) => repositories))
+      // The changes of one push share their list.
+      const lists = new Set(reading.deliveries.map(({ repositories = [] }) => repositories))
+      const said = new Set([...lists].flat())
       const names = new Set([...said].flatMap((one) => RepositoryIdentity.nameIn(one) ?? []))
       const found = yield* Effect.forEach(names, (name) => store.by(RepositoryIdentity.index, name))
       return [...new Map(found.flat().map((cr) => [Resource.key(cr.metadata), cr])).values()]

@@ -384,6 +384,13 @@ describe("several deliveries in one message", () => {
       "v1"
     ))
 
+  it("of changes of one ref the last counts, of a branch and a tag of one name the one that is followed", () => {
+    const tip = (digit: string, kind: "branch" | "tag") => push("main", { kind, after: digit.repeat(40) })
+    const followed = target({ lastSyncRef: "main", lastSyncRefKind: "branch" })
+    const decision = decideAll([tip("a", "branch"), tip("b", "branch"), tip("c", "tag")], followed)
+    assert.strictEqual(RequestedRef.pushed(apply({}, decision))?.after, "b".repeat(40))
+  })
+
   it("another repository is not for us, and the reason names both", () => {
     const reason = refusal(decideAll([promotion("v1", { repositories: ["https://github.com/acme/plant-2"] })]))
     assert.include(reason, "github.com/acme/plant-2")

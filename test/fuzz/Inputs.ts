@@ -124,8 +124,12 @@ const hostile = fc.oneof(
 )
 
 /** At one of the places of a value, chosen by a number. */
-const changed = (value: unknown, at: number, by: unknown, how: "replace" | "remove" | "wrap"): unknown => {
+const changed = (value: unknown, at: number, by: unknown, how: "replace" | "remove" | "wrap" | "repeat"): unknown => {
   if (typeof value !== "object" || value === null) return how === "wrap" ? [value] : by
+  // What is bounded is bounded at these.
+  if (how === "repeat" && Array.isArray(value)) {
+    return Array.from({ length: [2, 17, 257, 1001][at % 4]! }, () => value[0] as unknown)
+  }
   const keys = Object.keys(value)
   if (keys.length === 0) return by
   const key = keys[at % keys.length]!
@@ -144,7 +148,7 @@ const changed = (value: unknown, at: number, by: unknown, how: "replace" | "remo
 const mutation = fc.record({
   at: fc.nat(),
   by: hostile,
-  how: fc.constantFrom("replace", "remove", "wrap")
+  how: fc.constantFrom("replace", "remove", "wrap", "repeat")
 })
 
 const json = fc

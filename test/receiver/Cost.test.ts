@@ -8,7 +8,7 @@ import type * as Crypto from "node:crypto"
 import type { createHmac } from "node:crypto"
 import { vi } from "vitest"
 import { MemoryApi } from "./MemoryApi.ts"
-import { both, run, signature } from "./running.ts"
+import { bearer, both, run, signature } from "./running.ts"
 import { send } from "./send.ts"
 
 const cost = vi.hoisted(() => ({ bytes: 0 }))
@@ -151,6 +151,30 @@ describe("one request without a valid credential", () => {
         const headers = { "x-gitlab-token": "guess", "x-github-event": "ping" }
         assert.strictEqual((yield* send({ path: "/webhook", body: "{}", headers })).status, 401)
         assert.lengthOf(yield* MemoryApi.use((api) => api.secretReads), 256)
+      }),
+      { credentials: both }
+    )
+  )
+})
+
+describe("a body of long lists", () => {
+  it.live("is gone through no further than it may be long, and what it may is told to who is let in", () =>
+    run(
+      Effect.gen(function* () {
+        yield* withOwn(1)
+        const many = <A>(count: number, one: A) => Array.from({ length: count }, () => one)
+        const change = { ref: { id: "refs/heads/main" }, toHash: "b".repeat(40) }
+        const clone = [...many(20_000, { href: "a" }), { href: repository.clone_url }]
+        const body = JSON.stringify({
+          eventKey: "repo:refs_changed",
+          repository: { slug: "plant", project: { key: "acme" }, links: { clone } },
+          changes: many(20_000, change)
+        })
+        const to = (headers: Record<string, string>) => send({ path: "/webhook", body, headers })
+        assert.strictEqual((yield* to({ "x-gitlab-token": "guess" })).status, 401)
+        const known = yield* to(bearer)
+        assert.strictEqual(known.status, 400)
+        assert.include(known.body["error"], "more than the 16")
       }),
       { credentials: both }
     )

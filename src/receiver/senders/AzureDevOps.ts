@@ -1,5 +1,5 @@
 /** Azure DevOps service hooks: `git.push` with several ref updates. The event and the delivery's id are in the body. */
-import { Array, Option, Result, Schema } from "effect"
+import { Option, Result, Schema } from "effect"
 import * as Reader from "../Reader.ts"
 import * as Changes from "./Changes.ts"
 
@@ -12,7 +12,7 @@ const Body = Schema.Struct({
   id: text,
   notificationId: Schema.optionalKey(Schema.NullOr(Schema.Union([Schema.Int, Schema.String]))),
   resource: Schema.Struct({
-    refUpdates: Schema.optionalKey(Schema.NullOr(Schema.Array(Schema.Unknown))),
+    refUpdates: Schema.optionalKey(Schema.NullOr(Changes.List)),
     repository: Schema.optionalKey(Schema.NullOr(Schema.Struct({ remoteUrl: text, sshUrl: text })))
   })
 })
@@ -35,14 +35,14 @@ const readPush = ({ body }: Reader.Message): Reader.Reading => {
       'the push does not say what it changes: set "Resource details to send" of the service hook to "All"'
     )
   }
-  return Changes.read({
+  const told = {
     by: "azure-devops",
     id: Reader.idOf([id, notificationId].filter((part) => part !== undefined && part !== null).join("/")),
     repositories: [resource.repository?.remoteUrl, resource.repository?.sshUrl].filter(
       (url): url is string => typeof url === "string" && url !== ""
-    ),
-    changes: Array.map(resource.refUpdates, change)
-  })
+    )
+  } as const
+  return Changes.readMany(told, resource.refUpdates, change)
 }
 
 export const sender: Reader.Sender = {

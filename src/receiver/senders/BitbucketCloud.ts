@@ -2,7 +2,7 @@
  * Bitbucket Cloud: `repo:push` with several changes. Names are short and have their type; the only URL is the
  * repository's page.
  */
-import { Array, Option, Predicate, Result, Schema } from "effect"
+import { Option, Predicate, Result, Schema } from "effect"
 import * as Reader from "../Reader.ts"
 import * as Changes from "./Changes.ts"
 
@@ -18,7 +18,7 @@ const Change = Schema.Struct({
 const decodeChange = Schema.decodeUnknownOption(Change)
 
 const Body = Schema.Struct({
-  push: Schema.Struct({ changes: Schema.Array(Schema.Unknown) }),
+  push: Schema.Struct({ changes: Changes.List }),
   repository: Schema.Struct({
     links: Schema.Struct({ html: Schema.Struct({ href: Schema.String }) })
   })
@@ -43,12 +43,7 @@ export const readPush = ({ body, id }: Reader.Message): Reader.Reading =>
     onNone: () =>
       Reader.invalid("this is no push of Bitbucket: it needs `push.changes` and `repository.links.html.href`"),
     onSome: ({ push, repository }) =>
-      Changes.read({
-        by: "bitbucket",
-        id,
-        repositories: [repository.links.html.href],
-        changes: Array.map(push.changes, change)
-      })
+      Changes.readMany({ by: "bitbucket", id, repositories: [repository.links.html.href] }, push.changes, change)
   })
 
 export const sender: Reader.Sender = {

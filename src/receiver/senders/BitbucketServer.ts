@@ -2,7 +2,7 @@
  * Bitbucket Data Center (Server): `repo:refs_changed` with several changes. Older ones send no URL, only the project's
  * key and the repository's slug.
  */
-import { Array, Option, Predicate, Result, Schema } from "effect"
+import { Option, Predicate, Result, Schema } from "effect"
 import * as RepositoryIdentity from "../../api/RepositoryIdentity.ts"
 import * as Reader from "../Reader.ts"
 import * as BitbucketCloud from "./BitbucketCloud.ts"
@@ -20,11 +20,15 @@ const Repository = Schema.Struct({
   project: Schema.Struct({ key: Schema.String }),
   links: Schema.optionalKey(Schema.Unknown)
 })
-const Body = Schema.Struct({ changes: Schema.Array(Schema.Unknown), repository: Repository })
+const Body = Schema.Struct({ changes: Changes.List, repository: Repository })
 const decode = Schema.decodeUnknownOption(Body)
 
-const Links = Schema.Struct({ clone: Schema.Array(Schema.Struct({ href: Schema.String })) })
+const Links = Schema.Struct({ clone: Changes.List })
 const decodeLinks = Schema.decodeUnknownOption(Links)
+const decodeClone = Schema.decodeUnknownOption(Schema.Array(Schema.Struct({ href: Schema.String })))
+
+/** URLs of one repository: ssh and http, maybe by several names of the server. */
+const mostLinks = 16
 
 const change = (raw: unknown): Result.Result<Changes.Change, string> =>
   Option.match(decodeChange(raw), {
@@ -33,22 +37,28 @@ const change = (raw: unknown): Result.Result<Changes.Change, string> =>
   })
 
 /** Page and clone URLs of ssh and http have different paths, so all are told. */
-const named = ({ links, project, slug }: typeof Repository.Type): ReadonlyArray<string> =>
-  Option.match(decodeLinks(links), {
-    onNone: () => [RepositoryIdentity.onAnyHost(project.key, slug)],
-    onSome: ({ clone }) =>
-      clone.length === 0 ? [RepositoryIdentity.onAnyHost(project.key, slug)] : clone.map(({ href }) => href)
-  })
+const named = ({ links, project, slug }: typeof Repository.Type): Result.Result<ReadonlyArray<string>, string> => {
+  const clone = Option.match(decodeLinks(links), { onNone: () => [], onSome: ({ clone }) => clone })
+  if (clone.length > mostLinks) {
+    return Result.fail(`"repository.links.clone" has ${clone.length} URLs, more than the ${mostLinks} that it may have`)
+  }
+  const urls = Option.getOrElse(decodeClone(clone), () => []).map(({ href }) => href)
+  return Result.succeed(urls.length === 0 ? [RepositoryIdentity.onAnyHost(project.key, slug)] : urls)
+}
 
-const readPush = ({ body, id }: Reader.Message): Reader.Reading =>
-  Option.match(decode(body), {
-    onNone: () =>
-      Reader.invalid(
-        "this is no push of Bitbucket: it needs `changes`, `repository.slug` and `repository.project.key`"
-      ),
-    onSome: ({ changes, repository }) =>
-      Changes.read({ by: "bitbucket", id, repositories: named(repository), changes: Array.map(changes, change) })
+const readPush = ({ body, id }: Reader.Message): Reader.Reading => {
+  const decoded = decode(body)
+  if (Option.isNone(decoded)) {
+    return Reader.invalid(
+      "this is no push of Bitbucket: it needs `changes`, `repository.slug` and `repository.project.key`"
+    )
+  }
+  const { changes, repository } = decoded.value
+  return Result.match(named(repository), {
+    onFailure: Reader.invalid,
+    onSuccess: (repositories) => Changes.readMany({ by: "bitbucket", id, repositories }, changes, change)
   })
+}
 
 const eventOf = ({ body, event }: Reader.Message): string =>
   event?.name ?? (typeof body["eventKey"] === "string" ? body["eventKey"] : "")

@@ -2,7 +2,7 @@
  * A push as every forge tells it: changes of refs, of which some may be deletions. What is left wakes those that follow
  * one of the refs; a push of which nothing is left is ignored, with the reason.
  */
-import { Array, Result } from "effect"
+import { Array, Result, Schema } from "effect"
 import * as GitRef from "../../api/GitRef.ts"
 import type * as RequestedRef from "../../api/RequestedRef.ts"
 import * as Reader from "../Reader.ts"
@@ -16,13 +16,22 @@ export interface Change {
   readonly after?: string | null | undefined
 }
 
-export interface Push {
+interface Told {
   readonly by: RequestedRef.Sender
   readonly id: string | undefined
   readonly repositories: ReadonlyArray<string>
+}
+
+export interface Push extends Told {
   /** A change that cannot be read stands as the reason why. */
   readonly changes: ReadonlyArray<Result.Result<Change, string>>
 }
+
+/** A list whose elements are looked at only when it is not too long. */
+export const List = Schema.declare<ReadonlyArray<unknown>>(globalThis.Array.isArray)
+
+/** Changes of one push at most. Each costs a decoding, and who may send has not been told from others by then. */
+export const mostChanges = 1000
 
 /** Only what is a commit's id: anything else, zeros too, tells nothing. */
 const commit = (id: string | null | undefined): string | undefined =>
@@ -45,7 +54,7 @@ const named = ({
         () => ({ ref, kind })
       )
 
-const delivery = (push: Push, change: Change): Result.Result<RequestedRef.Push, string> =>
+const delivery = (push: Told, change: Change): Result.Result<RequestedRef.Push, string> =>
   Result.flatMap(named(change), ({ kind, ref }) =>
     typeof change.after === "string" && GitRef.isZero(change.after)
       ? Result.fail(`the ${kind} "${ref}" was deleted`)
@@ -71,3 +80,13 @@ export const read = (push: Push): Reader.Request | Reader.Ignored => {
   const shown = reasons.slice(0, 3).join("; ")
   return Reader.ignored(push.by, reasons.length === 0 ? "the push changes no ref" : shown)
 }
+
+/** A push with a list of changes, which is not gone through when it is too long. */
+export const readMany = (
+  told: Told,
+  changes: ReadonlyArray<unknown>,
+  change: (raw: unknown) => Result.Result<Change, string>
+): Reader.Reading =>
+  changes.length > mostChanges
+    ? Reader.invalid(`the push has ${changes.length} changes, more than the ${mostChanges} that one may have`)
+    : read({ ...told, changes: changes.map(change) })

@@ -42,6 +42,12 @@ describe("Azure DevOps", () => {
     ["minimal details", push(undefined), 'set "Resource details to send"']
   ])("%s is ignored", (_, body, word) => assert.include(ignored(read(body, azure)), word))
 
+  it("more updates than 1000 are refused, with the bound", () => {
+    const many = (count: number) => push(Array.from({ length: count }, () => main))
+    assert.lengthOf(deliveries(read(many(1000), azure)), 1000)
+    assert.include(invalid(read(many(1001), azure)), "more than the 1000")
+  })
+
   it("another event is ignored", () =>
     assert.include(ignored(read({ ...push([main]), eventType: "build.complete" }, azure)), "build.complete"))
 

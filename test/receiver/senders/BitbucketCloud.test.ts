@@ -49,6 +49,12 @@ describe("Bitbucket Cloud", () => {
       "refs/heads/main"
     ))
 
+  it("more changes than 1000 are none that the Cloud sends", () => {
+    const many = (count: number) => push(...Array.from({ length: count }, () => main))
+    assert.lengthOf(deliveries(read(many(1000), cloud)), 1000)
+    assert.include(invalid(read(many(1001), cloud)), "more than the 1000")
+  })
+
   it("another event is ignored", () =>
     assert.include(ignored(read(push(main), { ...cloud, "x-event-key": "repo:fork" })), "repo:fork"))
 

@@ -54,6 +54,15 @@ describe("Bitbucket Data Center", () => {
     (links) => assert.deepStrictEqual(delivery(read(push([main], links), server)).repositories, ["?/acme/plant"])
   )
 
+  it("more changes than 1000, or more URLs than 16, are none that a server sends", () => {
+    const many = (count: number) => Array.from({ length: count }, () => main)
+    assert.lengthOf(deliveries(read(push(many(1000)), server)), 1000)
+    assert.include(invalid(read(push(many(1001)), server)), "more than the 1000")
+    const urls = (count: number) => ({ clone: Array.from({ length: count }, () => clone[0]) })
+    assert.lengthOf(delivery(read(push([main], urls(16)), server)).repositories ?? [], 16)
+    assert.include(invalid(read(push([main], urls(17)), server)), "more than the 16")
+  })
+
   it("ping says that the hook works", () =>
     assert.include(ignored(read({ test: true }, { "x-event-key": "diagnostics:ping" })), "works"))
 
