@@ -193,6 +193,7 @@ layer(Cluster.definitions.pipe(Layer.provideMerge(services)), { excludeTestServi
         Effect.gen(function* () {
           const plant = yield* Cluster.plant("handover")
           const first = yield* plant.repository.commit({ files: { a: "1" } })
+          yield* plant.repository.setRef("refs/tags/v2", first)
           const proxy = yield* Proxy.make
           const isEvent = ({ method, path }: Proxy.Asked) => method === "POST" && path.includes("/events?")
           proxy.fail((asked) => (isEvent(asked) ? { _tag: "Stall" } : undefined))
@@ -200,7 +201,7 @@ layer(Cluster.definitions.pipe(Layer.provideMerge(services)), { excludeTestServi
           const { holderIdentity } = yield* Cluster.until(lease("handover"), has(""))
           yield* plant.create("site", {})
           yield* Cluster.until(plant.get("site"), ({ status }) => status.lastSyncCommit === first)
-          assert.strictEqual(yield* leader.post("/webhook/handover/site", { ref: "main" }), 202)
+          assert.strictEqual(yield* leader.post("/webhook/handover/site", { ref: "v2" }), 202)
           yield* Cluster.until(Effect.sync(proxy.stalled), (count) => count > 0)
           const next = yield* elector(yield* kubeconfig("handover"))
           yield* next.until("probes", "/readyz", 200)
