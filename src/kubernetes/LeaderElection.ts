@@ -2,8 +2,9 @@
  * Leader election by Lease: of all processes that ask for one name, one leads.
  *
  * *Guarantees.* The leader renews every two seconds; when it could not for ten it says so at once ({@link Options.lost}),
- * before the lease of fifteen seconds ends for the others. Whether another's lease has ended is judged by our monotonic
- * clock since its record last changed, never by the times in it, so clocks need not agree, and may be set.
+ * before the lease of fifteen seconds ends for the others, and as soon as it reads there that another leads (somebody
+ * deleted the Lease). Whether another's lease has ended is judged by our monotonic clock since its record last changed,
+ * never by the times in it, so clocks need not agree, and may be set.
  *
  * *Caveats.* A process that stands still (a frozen node) and goes on has requests under way that nothing can call back.
  * What it has not sent by then is not sent any more, where it writes by {@link whileLeading}.
@@ -85,6 +86,8 @@ export const whileLeading: Layer.Layer<ApiClient, never, ApiClient | Term> = Lay
   })
 )
 
+const unknown = Effect.succeed("unknown" as const)
+
 /** Waits to become the leader, then runs the work. Ends as the work ends. */
 export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work: Effect.Effect<A, E, R>) {
   const client = yield* ApiClient
@@ -116,8 +119,8 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
       : client.create(Resource.leases, ref.namespace, body, { fieldManager: options.identity })
   }
 
-  /** Takes or renews the lease; false while another holds it, or was faster. */
-  const hold = Effect.gen(function* () {
+  /** Takes or renews the lease; or tells that another holds it, or that nobody can say. */
+  const hold = Effect.gen(function* (): Effect.fn.Return<"held" | "another" | "unknown", ApiError> {
     const current = yield* read
     const now = yield* monotonic
     const spec = Option.getOrUndefined(current)?.spec
@@ -128,7 +131,7 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
       spec?.holderIdentity === undefined ||
       spec.holderIdentity === "" ||
       now - seen.at >= (spec.leaseDurationSeconds ?? Duration.toSeconds(leaseDuration)) * 1000
-    if (!mine && !isFree) return false
+    if (!mine && !isFree) return "another"
     const time = MicroTime.format(yield* DateTime.now)
     asked = true
     yield* write(current, {
@@ -138,11 +141,11 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
       renewTime: time,
       leaseTransitions: (spec?.leaseTransitions ?? 0) + (mine || spec === undefined ? 0 : 1)
     })
-    return true
+    return "held"
   }).pipe(
-    Effect.catchReason("ApiError", "Conflict", () => Effect.succeed(false)),
-    Effect.catchReason("ApiError", "AlreadyExists", () => Effect.succeed(false)),
-    Effect.timeoutOrElse({ duration: Duration.divideUnsafe(renewDeadline, 2), orElse: () => Effect.succeed(false) })
+    Effect.catchReason("ApiError", "Conflict", () => unknown),
+    Effect.catchReason("ApiError", "AlreadyExists", () => unknown),
+    Effect.timeoutOrElse({ duration: Duration.divideUnsafe(renewDeadline, 2), orElse: () => unknown })
   )
 
   /** Faults while waiting are told once each, not every two seconds. */
@@ -150,20 +153,25 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
   const tell = (error: ApiError) => {
     const isNew = said !== error.message
     said = error.message
-    return Effect.as(
+    return Effect.andThen(
       isNew ? Effect.logWarning(`the lease ${ref.name} cannot be taken or renewed: ${error.message}`) : Effect.void,
-      false
+      unknown
     )
   }
   const tryToHold = Effect.catchTag(hold, "ApiError", tell)
 
   const pause = Effect.flatMap(Random.next, (random) => Effect.sleep(Duration.times(retryPeriod, 1 + random * 0.2)))
 
-  /** Tries until the lease is ours, from the moment of that try on. */
-  const acquire = Effect.gen(function* () {
+  /** Tries until the lease is ours, from the moment of that try on. One that leads has lost it when it is another's. */
+  const acquire = Effect.fnUntraced(function* (leads: boolean) {
     while (true) {
       const begin = yield* monotonic
-      if (yield* tryToHold) return yield* Ref.set(term, begin)
+      const found = yield* tryToHold
+      if (found === "held") {
+        yield* Ref.set(term, begin)
+        return true
+      }
+      if (leads && found === "another") return false
       yield* pause
     }
   })
@@ -173,10 +181,13 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
       const left = yield* timeLeft(term)
       // The tries as well as the pauses between them: an API server may leave us without an answer.
       const renewed = yield* Effect.timeoutOption(
-        Effect.delay(acquire, retryPeriod),
+        Effect.delay(acquire(true), retryPeriod),
         Duration.millis(Math.max(0, left))
       )
-      if (Option.isNone(renewed)) return yield* options.lost
+      if (!Option.contains(renewed, true)) {
+        yield* Ref.set(term, Number.NEGATIVE_INFINITY)
+        return yield* options.lost
+      }
     }
   })
 
@@ -203,7 +214,7 @@ export const lead = Effect.fnUntraced(function* <A, E, R>(options: Options, work
     Effect.gen(function* () {
       // Before the lease is ours: from the write on that takes it, an end must give it back.
       yield* Effect.addFinalizer(() => release)
-      yield* acquire
+      yield* acquire(false)
       yield* Effect.logInfo("leading")
       // A leader that does not renew is none, whatever kept it from that.
       yield* Effect.forkScoped(

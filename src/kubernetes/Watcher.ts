@@ -55,10 +55,10 @@ export interface Options<A> extends Selection {
 export const silence = Duration.seconds(130)
 
 /** Delays after failures: 0.8 s, doubling to 30 s, each with jitter in [d, 2d). Two minutes without a failure reset it. */
-export const backoff = (failures: number, random: number, most = 30_000): Duration.Duration =>
-  Duration.millis(Math.min(most, 800 * 2 ** Math.min(failures, 10)) * (1 + random))
-/** As long as no connection comes about: it costs the API server nothing, and who waits longer is deaf when it is back. */
-const mostWhileAway = 3000
+export const backoff = (failures: number, random: number): Duration.Duration =>
+  Duration.millis(Math.min(30_000, 800 * 2 ** Math.min(failures, 10)) * (1 + random))
+/** As long as nobody answers at all: it costs the API server nothing, and who waits longer is deaf when it is back. */
+const whileAway = (random: number): Duration.Duration => Duration.millis(3000 * (1 + random))
 const calm = Duration.toMillis(Duration.minutes(2))
 
 const RawIdentity = Schema.Struct({
@@ -104,12 +104,14 @@ export const run = Effect.fnUntraced(function* <A, R>(
     return { _tag: "Invalid", id: identity, message, initial }
   }
 
-  const failed = Effect.fnUntraced(function* (error: ApiError, most?: number) {
+  const failed = Effect.fnUntraced(function* (error: ApiError, isAway = false) {
     const now = yield* Clock.currentTimeMillis
     if (now - lastFailure > calm) failures = 0
     lastFailure = now
     const asked = error.reason._tag === "TooManyRequests" ? error.reason.retryAfterMillis : 0
-    const own = backoff(failures++, yield* Random.next, most)
+    const random = yield* Random.next
+    // Not counted: an API server that has just come back may refuse the first request.
+    const own = isAway ? whileAway(random) : backoff(failures++, random)
     const retryIn = asked > 0 ? Duration.millis(asked * (1 + (yield* Random.next) * 0.2)) : own
     yield* emit([{ _tag: "Failed", error, retryIn }])
     yield* Effect.sleep(retryIn)
@@ -244,7 +246,7 @@ export const run = Effect.fnUntraced(function* <A, R>(
           seen = undefined
           listed = false
         }
-        return failed(error, tag === "Unreachable" && !answered ? mostWhileAway : undefined)
+        return failed(error, !answered && (tag === "Unreachable" || tag === "TimedOut"))
       })
     )
   }

@@ -73,6 +73,9 @@ const server = Effect.sync(() => {
         })
     ),
     holder: () => lease?.spec.holderIdentity,
+    remove: () => {
+      lease = undefined
+    },
     spec: () => lease?.spec
   }
 })
@@ -221,6 +224,23 @@ describe("LeaderElection", () => {
       const now = yield* Clock.currentTimeMillis
       yield* TestClock.adjust(Duration.millis(renewed + 10_000 - now))
       assert.isTrue(yield* first.isLost)
+    })
+  )
+
+  it.effect("leads no more as soon as it reads that another does: somebody deleted the Lease", () =>
+    Effect.gen(function* () {
+      const api = yield* server
+      const electors = [yield* elector(api.layer, "first"), yield* elector(api.layer, "second")]
+      yield* seconds(3)
+      const [leader, other] = (yield* electors[0]!.isLeading) ? electors : electors.toReversed()
+      // Whoever looks first takes it: until it is the other one.
+      while (!(yield* other!.isLeading)) {
+        api.remove()
+        yield* TestClock.adjust("100 millis")
+      }
+      yield* seconds(3)
+      assert.isTrue(yield* leader!.isLost)
+      assert.isFalse(yield* other!.isLost)
     })
   )
 
