@@ -3,7 +3,7 @@
  */
 import { Context, Effect, Layer, Schema } from "effect"
 import { execFile } from "node:child_process"
-import { createHash } from "node:crypto"
+import { createHash, randomUUID } from "node:crypto"
 import { accessSync, constants, lstatSync, mkdirSync, renameSync, type Stats } from "node:fs"
 import * as NodeFs from "node:fs/promises"
 import * as NodePath from "node:path"
@@ -198,7 +198,7 @@ const checkFolder = (root: string, folder: string) => {
     if (codeOf(cause) !== "ENOENT") throw cause
   }
 }
-const noSuchFile = ".stoker.none"
+const noSuchFile = `.stoker.${randomUUID()}`
 
 const isBelow = (path: string): boolean => !NodePath.isAbsolute(path) && !path.split("/").includes("..")
 

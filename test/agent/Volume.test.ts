@@ -52,8 +52,9 @@ layer(NodeServices.layer)("Volume", (it) => {
         Effect.gen(function* () {
           yield* volume.makeFolder("a")
           yield* volume.create("a/file", Buffer.from("1"))
+          yield* volume.create(".stoker.none", Buffer.from("theirs"))
           yield* volume.checkFolders([".", "a", "a/b/c", "a/file", "a/file/b"])
-          assert.deepStrictEqual([yield* volume.list("."), yield* volume.list("a")], [["a"], ["file"]])
+          assert.deepStrictEqual([yield* volume.list("."), yield* volume.list("a")], [[".stoker.none", "a"], ["file"]])
         })
       )
     })
