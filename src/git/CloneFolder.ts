@@ -19,6 +19,9 @@ export const fetchedRef = refs.fetched
 /** Whose objects these are: a base of another repository saves nothing, and would ask for every blob. */
 const sourceFile = "stoker-source"
 
+/** Bytes of the packs when the first commit had come: what there has to be. */
+const neededFile = "stoker-needed"
+
 /** `folder` is absolute; what is in it can be removed at any time. Errors name it. */
 export const make = Effect.fnUntraced(function* (folder: string, repository: string) {
   const fs = yield* FileSystem.FileSystem
@@ -115,6 +118,8 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     /** The repository that the tips are of. */
     source: read(sourceFile),
     setSource: write(sourceFile, repository),
+    needed: Effect.map(read(neededFile), (text) => (text === undefined ? undefined : Number(text))),
+    setNeeded: (bytes: number) => write(neededFile, String(bytes)),
     /** Their number, and their bytes together. */
     packs: Effect.gen(function* () {
       const names = yield* fs.readDirectory(at("objects", "pack"))

@@ -34,13 +34,13 @@ export interface Options {
   /** Every fetch leaves a pack; when there are more, they are packed into one. Default 32. */
   readonly maxPacks?: number | undefined
   /**
-   * Packs keep whatever was fetched once. When they hold more bytes, the next fetch begins with a fresh clone. Default
-   * 256 MiB.
+   * Packs keep whatever was fetched once. When they hold more bytes, and four times what the first commit in this clone
+   * needed, the next fetch begins with a fresh one. Default 256 MiB.
    */
   readonly maxBytes?: number | undefined
   /** So many blobs are asked for at a time: what has come is kept when the rest is cut. Default 2 000. */
   readonly maxBlobs?: number | undefined
-  /** Run whenever a request has brought what it was for. */
+  /** Run whenever a request has ended, well or not. */
   readonly onProgress?: Effect.Effect<void> | undefined
 }
 
@@ -80,8 +80,10 @@ export class Mirror extends Context.Service<
     readonly prefetch: (ids: ReadonlyArray<string>) => Effect.Effect<void, GitError>
     /** The blobs in this order, one at a time, whole; what is not here is fetched first, in few requests. */
     readonly readBlobs: (ids: ReadonlyArray<string>) => Stream.Stream<Blob, GitError>
-    /** Keeps this commit as the base of the next fetch, so that only what changed is sent. */
+    /** Keeps this commit: as a base of the next fetch, so that only what changed is sent, and for a start without git. */
     readonly setApplied: (commit: string) => Effect.Effect<void, GitError>
+    /** Keeps the packs within their number and bytes. After each commit that was fetched. */
+    readonly tidy: Effect.Effect<void, GitError>
   }
 >()("stoker/git/Mirror") {
   static readonly layer = (options: Options) => Layer.effect(Mirror, make(options))
@@ -116,11 +118,13 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   /** Makes every git of this clone take missing objects for ones that the server still has. */
   const promisor = { "remote.origin.promisor": "true", "remote.origin.partialclonefilter": "blob:none" }
 
+  const progress = options.onProgress ?? Effect.void
+
   /** Whatever a fetch left behind when it failed or was ended is removed. */
   const sweeping = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-    Effect.onExit(effect, (exit) => (Exit.isSuccess(exit) ? Effect.void : Effect.ignore(clone.removeLeftovers)))
-
-  const progress = options.onProgress ?? Effect.void
+    Effect.onExit(effect, (exit) =>
+      Effect.andThen(Exit.isSuccess(exit) ? Effect.void : Effect.ignore(clone.removeLeftovers), progress)
+    )
 
   /** A question to the server, with the credentials of the moment. */
   const ask = <A, E>(question: (server: ProtocolV2.Server) => Effect.Effect<A, E | GitError>) =>
@@ -187,10 +191,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
         fetchIdDirectly(commit),
         Effect.flatMap(filterOf, (filter) => fetchInto(commit, filter))
       )
-      .pipe(
-        Effect.tap(progress),
-        Effect.onExit((exit) => Ref.set(cut, Exit.isFailure(exit) && wasOnTheWay(exit.cause)))
-      )
+      .pipe(Effect.onExit((exit) => Ref.set(cut, Exit.isFailure(exit) && wasOnTheWay(exit.cause))))
 
   const fetchByRef = Effect.fnUntraced(function* ({ commit, ref }: Target, refused: GitError) {
     if (ref === undefined || ref === commit) return yield* refused
@@ -264,19 +265,17 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     listing.list(commit, paths).pipe(Effect.tapError(noticing), Effect.withSpan("Mirror.listTree"))
 
   const fetchBlobs = (ids: ReadonlyArray<string>) =>
-    fetching
-      .withPermit(
-        server.prefer(
-          // No base: what is wanted is not there, and there is nothing to negotiate.
-          Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
-          fetchByGit(
-            ["--filter=blob:none", "--stdin", "origin"],
-            { "fetch.negotiationAlgorithm": "noop" },
-            `${ids.join("\n")}\n`
-          )
+    fetching.withPermit(
+      server.prefer(
+        // No base: what is wanted is not there, and there is nothing to negotiate.
+        Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
+        fetchByGit(
+          ["--filter=blob:none", "--stdin", "origin"],
+          { "fetch.negotiationAlgorithm": "noop" },
+          `${ids.join("\n")}\n`
         )
       )
-      .pipe(Effect.tap(progress))
+    )
 
   const prefetch = Effect.fn("Mirror.prefetch")(function* (ids: ReadonlyArray<string>) {
     const looked = yield* Stream.runCollect(reader.look([...new Set(ids)]))
@@ -311,14 +310,20 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     Effect.forkIn(scope)
   )
 
-  const setApplied = Effect.fnUntraced(function* (commit: string) {
-    yield* clone.setTip("applied", commit)
+  const tidy = Effect.gen(function* () {
     const { bytes, count } = yield* clone.packs
-    if (bytes > (options.maxBytes ?? 256 * 1024 * 1024)) yield* Ref.set(sound, false)
-    else if (count > (options.maxPacks ?? 32)) yield* pack
+    const needed = yield* clone.needed
+    if (needed === undefined) yield* clone.setNeeded(bytes)
+    else if (bytes > Math.max(options.maxBytes ?? 256 * 1024 * 1024, 4 * needed)) {
+      yield* Effect.logInfo(`the clone has grown from ${needed} to ${bytes} bytes; the next fetch begins afresh`)
+      return yield* Ref.set(sound, false)
+    }
+    if (count > (options.maxPacks ?? 32)) yield* pack
   })
 
-  return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied })
+  const setApplied = (commit: string) => Effect.andThen(clone.setTip("applied", commit), tidy)
+
+  return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied, tidy })
 })
 
 /** What a fetch was ended by that something had come of: time, the connection, or us. */

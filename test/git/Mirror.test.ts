@@ -28,7 +28,7 @@
  */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
-import { Effect, Fiber, FileSystem, Layer, Redacted, Stream } from "effect"
+import { Effect, Fiber, FileSystem, Layer, Logger, Redacted, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import type { IncomingMessage, ServerResponse } from "node:http"
@@ -559,9 +559,10 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const first = yield* repository.commit({ "a/keep": "k", "b/other": picture(50_000, 0) })
       yield* repository.push()
       const folder = yield* makeFolder
-      const maxBytes = 200_000
+      const maxBytes = 250_000
       const mirror = yield* openAt(folder, repository.url, { maxBytes, maxPacks: 3 })
       yield* contents(mirror, { commit: first }, ["a"])
+      yield* mirror.setApplied(first)
       const sizes: Array<number> = []
       for (let round = 1; round <= 12; round++) {
         const commit = yield* repository.commit({ "a/image": picture(60_000, round) })
@@ -581,6 +582,35 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       yield* repository.push()
       assert.deepStrictEqual(yield* contents(mirror, { commit: last }, ["a/keep"]), { "a/keep": "last" })
       checkWhole(folder)
+    }).pipe(Effect.provide(Logger.layer([])))
+  )
+
+  it.effect("fetches a site that is larger than the bound once, not anew with each commit", () =>
+    Effect.gen(function* () {
+      const repository = yield* makeRepository("large.git")
+      let commit = yield* repository.commit({ "a/image": picture(300_000, 1), "a/x": "0" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const open = openAt(folder, repository.url, { maxBytes: 200_000 })
+      let mirror = yield* Effect.scoped(
+        Effect.tap(open, (mirror) =>
+          Effect.andThen(
+            contents(mirror, { commit }, ["a"]),
+            Effect.suspend(() => mirror.setApplied(commit))
+          )
+        )
+      )
+      const packs = () => readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
+      const first = packs()
+      for (const [round, text] of ["1", "2", "3"].entries()) {
+        // What it needs is known after a restart too.
+        if (round !== 1) mirror = yield* open
+        commit = yield* repository.commit({ "a/x": text })
+        yield* repository.push()
+        assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a/x"], text)
+        yield* mirror.setApplied(commit)
+        assert.includeMembers(packs(), first)
+      }
     })
   )
 
@@ -802,7 +832,8 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       for (const [index, [status, type, body]] of answers.entries()) {
         const commit = yield* repository.commit({ a: `answer ${index}` })
         yield* repository.push()
-        const mirror = yield* open(repository.url)
+        let ended = 0
+        const mirror = yield* openAt(yield* makeFolder, repository.url, { onProgress: Effect.sync(() => void ended++) })
         let odd = 0
         server.setFault((request, response) => {
           if (request.headers["user-agent"]?.startsWith("git/") === true) return false
@@ -812,6 +843,8 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         })
         assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: `answer ${index}` }, String(body))
         assert.strictEqual(odd, 1)
+        // Each of the two ways, and the files: a fetch takes long, and three as long as its deadline more.
+        assert.strictEqual(ended, 3, String(body))
       }
     })
   )
