@@ -117,7 +117,8 @@ export class GatewayClient extends Context.Service<
      * Takes the scan lock: scans of this kind wait while it is held, so that none reads a half-written tree.
      * There is no way to give it back: the next `requestScan` of this kind or the end of `holdTimeout` frees it.
      * Both times are sent as whole seconds, rounded up. A lock that our token holds already, from a process that was
-     * killed or a write that failed, is as good while a quarter of `holdTimeout` is left of it.
+     * killed or a write that failed, is as good while a quarter of `holdTimeout` is left of it. It cannot be prolonged:
+     * one with less is waited for, and taken again when it is over.
      */
     readonly acquireScanLock: (
       kind: ScanKind,
@@ -242,7 +243,7 @@ const make = Effect.fnUntraced(function* (options: Options) {
   const holder = (kind: ScanKind) =>
     Effect.option(askFor(HttpClientRequest.get(`${api}/scan-lock/${kind}`), decodeLock))
 
-  const acquireScanLock = Effect.fn("scan-lock")(
+  const acquireScanLock: (typeof GatewayClient)["Service"]["acquireScanLock"] = Effect.fn("scan-lock")(
     function* (
       kind: ScanKind,
       timeouts: { readonly acquireTimeout: Duration.Input; readonly holdTimeout: Duration.Input }
@@ -259,7 +260,7 @@ const make = Effect.fnUntraced(function* (options: Options) {
       return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
     },
     Effect.catchReason("GatewayError", "NotFound", () => Effect.succeed<ScanLock>(ScanLock.Unsupported())),
-    (effect, kind, { holdTimeout }) =>
+    (effect, kind, timeouts) =>
       Effect.catchReason(
         effect,
         "GatewayError",
@@ -267,11 +268,16 @@ const make = Effect.fnUntraced(function* (options: Options) {
         Effect.fnUntraced(function* (_, { gateway, request }: GatewayError) {
           const lock = Option.getOrUndefined(yield* holder(kind))
           const ours = Option.getOrUndefined(yield* Effect.option(options.token))?.name
-          const enough = Duration.toSeconds(holdTimeout) * ownShare
-          if (lock !== undefined && lock.actor === ours && lock.remaining >= enough) {
-            return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
+          const enough = Duration.toSeconds(timeouts.holdTimeout) * ownShare
+          if (lock === undefined || lock.actor !== ours) {
+            return yield* new GatewayError({ gateway, request, reason: new LockHeld(lock ?? {}) })
           }
-          return yield* new GatewayError({ gateway, request, reason: new LockHeld(lock ?? {}) })
+          if (lock.remaining < enough) {
+            // Whole seconds, rounded up; then a few looks, so that no scan gets in between.
+            const pause = Duration.seconds(Math.max(lock.remaining - 1, 0.05))
+            return yield* Effect.delay(acquireScanLock(kind, timeouts), pause)
+          }
+          return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
         })
       )
   )

@@ -344,15 +344,17 @@ describe("the scan lock", () => {
     })
   )
 
-  live("that we hold already is as good, while enough is left of it", () =>
+  live("that we hold already is as good while enough is left of it, then waited for and taken again", () =>
     Effect.gen(function* () {
-      const client = yield* clientOf(yield* start())
-      yield* client.acquireScanLock("projects", { acquireTimeout: "1 second", holdTimeout: "10 seconds" })
-      assert.strictEqual((yield* client.acquireScanLock("projects", lockTimes))._tag, "Held")
-      const error = yield* Effect.flip(
-        client.acquireScanLock("projects", { acquireTimeout: "1 second", holdTimeout: "1 minute" })
-      )
-      assert.strictEqual(error.reason._tag, "LockHeld")
+      const gateway = yield* start()
+      const client = yield* clientOf(gateway)
+      const lock = (seconds: number) =>
+        client.acquireScanLock("projects", { acquireTimeout: "1 second", holdTimeout: Duration.seconds(seconds) })
+      yield* lock(2)
+      assert.deepStrictEqual(yield* lock(5), ScanLock.Held({ actor: "stoker", remaining: Duration.seconds(2) }))
+      assert.strictEqual((yield* gateway.counters).lockExpiries.projects, 0)
+      assert.deepStrictEqual(yield* lock(60), ScanLock.Held({ actor: "stoker", remaining: Duration.seconds(60) }))
+      assert.strictEqual((yield* gateway.counters).lockExpiries.projects, 1)
     })
   )
 
