@@ -15,9 +15,16 @@ const withDefault = <S extends Schema.Top>(schema: S, value: S["Encoded"] & S["T
 
 const name = Schema.String.pipe(Schema.check(Schema.isMinLength(1), Schema.isMaxLength(253)))
 
+/** Of a Secret, as Kubernetes takes it (with `u`, or no CRD would hold it). Any other would make another path of the request that reads it. */
+const objectName = /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/u
+export const isSecretName = (text: string): boolean => text.length <= 253 && objectName.test(text)
+
+const secretName = name.pipe(Schema.check(Schema.isPattern(objectName)))
+const secretKey = name.pipe(Schema.check(Schema.isPattern(/^[-._a-zA-Z0-9]+$/u)))
+
 const SecretKeyRef = Schema.Struct({
-  name: name.annotate({ description: "Name of the Secret, in this namespace." }),
-  key: name.annotate({ description: "Key in the Secret." })
+  name: secretName.annotate({ description: "Name of the Secret, in this namespace." }),
+  key: secretKey.annotate({ description: "Key in the Secret." })
 })
 export type SecretKeyRef = typeof SecretKeyRef.Type
 
@@ -87,8 +94,8 @@ const Gateway = Schema.Struct({
   ),
   tls: withDefault(Schema.Boolean, false, "Whether that port speaks TLS."),
   api: Schema.Struct({
-    secretName: name.annotate({ description: "Secret with the Ignition API token (`name:secret`)." }),
-    secretKey: withDefault(name, "apiKey", "Key in that Secret.")
+    secretName: secretName.annotate({ description: "Secret with the Ignition API token (`name:secret`)." }),
+    secretKey: withDefault(secretKey, "apiKey", "Key in that Secret.")
   }).annotate({ description: "Access to the gateway's API." })
 })
 
@@ -248,6 +255,20 @@ export const GatewaySync = Schema.Struct({
   status: Status.pipe(Schema.withDecodingDefaultKey(Effect.succeed({})))
 })
 export type GatewaySync = typeof GatewaySync.Type
+
+/** Whether it brings credentials for its webhooks: they replace the receiver's for it. */
+export const hasOwnCredentials = ({ spec: { webhook } }: GatewaySync): boolean =>
+  webhook?.hmac !== undefined || webhook?.token !== undefined
+
+/** Name of the index of a store by {@link ownCredentialsIn}. */
+export const byOwnCredentials = "own-credentials"
+
+/** What those of all namespaces are found under. */
+export const everywhere = ""
+
+/** Where one with credentials of its own is found, so that nobody looks through those without. */
+export const ownCredentialsIn = (cr: GatewaySync): ReadonlyArray<string> =>
+  hasOwnCredentials(cr) ? [cr.metadata.namespace, everywhere] : []
 
 /** How the agents authenticate to the repository: a word in their metadata. */
 export const authType = (spec: Spec): "none" | "ssh" | "token" | "githubApp" => {

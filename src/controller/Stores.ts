@@ -3,7 +3,7 @@
  */
 import { Context, Effect, Equal, Layer, type Schema } from "effect"
 import { setFlagsFromString } from "node:v8"
-import { GatewaySync } from "../api/GatewaySync.ts"
+import { byOwnCredentials, GatewaySync, ownCredentialsIn } from "../api/GatewaySync.ts"
 import * as Names from "../api/Names.ts"
 import * as RepositoryIdentity from "../api/RepositoryIdentity.ts"
 import * as Reflector from "../kubernetes/Reflector.ts"
@@ -24,7 +24,7 @@ export const byGatewaySync = "gatewaysync"
 export class Stores extends Context.Service<
   Stores,
   {
-    /** By `repository` (the URL as written), `namespace` and `RepositoryIdentity.index`. */
+    /** By `repository` (the URL as written), `namespace`, `RepositoryIdentity.index` and `byOwnCredentials`. */
     readonly gatewaySyncs: Store.Writer<GatewaySync>
     /** By `gatewaysync` (`namespace/name`, as the pod names it) and, those that name none, by `namespace`. */
     readonly pods: Store.Writer<Pod.Pod>
@@ -57,7 +57,8 @@ const make = Effect.gen(function* () {
   const gatewaySyncs = yield* Store.make<GatewaySync>(Names.gatewaySyncs, {
     [byRepository]: (cr) => [cr.spec.git.repo],
     [byNamespace]: (cr) => [cr.metadata.namespace],
-    [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo)
+    [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo),
+    [byOwnCredentials]: ownCredentialsIn
   })
   const pods = yield* Store.make<Pod.Pod>(Resource.pods, {
     [byGatewaySync]: podKeys,

@@ -10,7 +10,7 @@ import * as RequestedRef from "../api/RequestedRef.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
 import type * as Resource from "../kubernetes/Resource.ts"
 import type { Outcome, WriteError } from "./AnnotationWriter.ts"
-import type { Unproven } from "./OwnCredentials.ts"
+import type { TooMany, Unproven } from "./OwnCredentials.ts"
 import type { BodyError } from "./BodyReader.ts"
 import type * as Reader from "./Reader.ts"
 
@@ -68,7 +68,7 @@ export interface Refused {
   readonly answer: Answer
 }
 
-export type Failure = WriteError | Unproven | BodyError | Refused
+export type Failure = WriteError | Unproven | TooMany | BodyError | Refused
 
 export const failed = (error: Failure): Answer => {
   switch (error._tag) {
@@ -82,6 +82,11 @@ export const failed = (error: Failure): Answer => {
       return refused(400, error.message)
     case "Unproven":
       return tryAgain("it cannot be told at the moment whether the credentials fit", error.message)
+    case "TooMany":
+      return tryAgain(
+        "more credentials share this hook than can be compared with one message: use POST /webhook/{namespace}/{name}",
+        error.message
+      )
     case "ApiError":
       return apiFailed(error)
     case "StoreNotReady":
@@ -236,7 +241,7 @@ export const toldAll = (request: Reader.Request, told: ReadonlyArray<Told>): Ans
 }
 
 /** Of a hook for many: there may be others whom it is for, which only another try can tell. They are not named. */
-export const incomplete = (answer: Answer, error: Unproven): Answer => {
+export const incomplete = (answer: Answer, error: Unproven | TooMany): Answer => {
   const again = failed(error)
   return { ...answer, ...again, body: { ...answer.body, accepted: false, ...again.body } }
 }

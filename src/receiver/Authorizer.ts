@@ -133,7 +133,7 @@ export const lines = (text: string): ReadonlyArray<Redacted.Redacted> =>
     .map((line) => Redacted.make(line))
 
 /** What a request offers as proof of one kind; a sender that knows the secret has offered one of the expected texts. */
-interface Proof {
+export interface Proof {
   readonly kind: "hmac" | "token"
   readonly claims: ReadonlyArray<string>
   readonly expected: (secret: string) => ReadonlyArray<string>
@@ -216,19 +216,13 @@ const tokens = ({ headers }: Signed): ReadonlyArray<Proof> => [
   }
 ]
 
-/** Every form in which a forge proves itself, as far as the request uses it. */
-const proofs = (request: Signed, now: number): ReadonlyArray<Proof> =>
+/** Every form in which a forge proves itself, as far as the request uses it. Without any, no Secret need be read. */
+export const proofs = (request: Signed, now: number): ReadonlyArray<Proof> =>
   [...signature(request, now), ...tokens(request)].filter(({ claims }) => claims.length > 0)
 
-/** Whether the request offers anything that may be a proof: without, no Secret need be read. */
-export const offers = (request: Signed, now: number): boolean => proofs(request, now).length > 0
-
-/** Bytes that a comparison with these credentials goes through. */
-export const weight = (request: Signed, credentials: Credentials, now: number): number =>
-  proofs(request, now).reduce(
-    (sum, { bytes, kind }) => sum + bytes * Math.max(padding.length, credentials[kind]?.length ?? 0),
-    0
-  )
+/** Bytes that {@link fits} goes through. */
+export const weight = (offered: ReadonlyArray<Proof>, credentials: Credentials): number =>
+  offered.reduce((sum, { bytes, kind }) => sum + bytes * (credentials[kind]?.length ?? 0), 0)
 
 /** Node hands header bytes on as Latin-1. */
 const claimed = (text: string): Buffer => Buffer.from(text, "latin1")
@@ -239,19 +233,29 @@ const digest = (bytes: Buffer): Buffer => hash("sha256", bytes, "buffer")
 const isEqual = (claim: string, expected: string): boolean =>
   timingSafeEqual(digest(claimed(claim)), digest(Buffer.from(expected)))
 
+const isProvedBy = ({ claims, expected }: Proof, secret: string): boolean => {
+  const wanted = expected(secret)
+  const equal = claims.map((claim) => wanted.map((one) => isEqual(claim, one)).includes(true)).includes(true)
+  // A signature by an empty key is one that anybody can make.
+  return equal && secret !== ""
+}
+
+/** Whether one of the secrets fits, where how many there are is no secret: one pass for each of them, and no more. */
+export const fits = (offered: ReadonlyArray<Proof>, credentials: Credentials): boolean =>
+  offered
+    .flatMap((proof) => (credentials[proof.kind] ?? []).map((secret) => isProvedBy(proof, Redacted.value(secret))))
+    .includes(true)
+
 /** So many secrets are compared at least, so that no caller learns by the time whether there are any. */
 const padding = ["", ""]
 
 const fitting = (request: Signed, credentials: Credentials, now: number): Option.Option<string> => {
   if (isOpen(credentials)) return Option.some("open")
-  const verdicts = proofs(request, now).flatMap(({ claims, expected, kind }) => {
-    const secrets = (credentials[kind] ?? []).map(Redacted.value)
-    return [...secrets, ...padding.slice(secrets.length)].map((secret, index) => {
-      const wanted = expected(secret)
-      const equal = claims.map((claim) => wanted.map((one) => isEqual(claim, one)).includes(true)).includes(true)
-      // A signature by an empty key is one that anybody can make.
-      return equal && secret !== "" ? `${kind} ${index}` : undefined
-    })
+  const verdicts = proofs(request, now).flatMap((proof) => {
+    const secrets = (credentials[proof.kind] ?? []).map(Redacted.value)
+    return [...secrets, ...padding.slice(secrets.length)].map((secret, index) =>
+      isProvedBy(proof, secret) ? `${proof.kind} ${index}` : undefined
+    )
   })
   return Option.fromUndefinedOr(verdicts.find((verdict) => verdict !== undefined))
 }

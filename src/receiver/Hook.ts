@@ -5,12 +5,12 @@
  * who is authorised for one of those GatewaySyncs, or by the receiver's own credentials. A GatewaySync with credentials
  * of its own takes part only when these fit. Without any credentials, nothing is decoded and no Secret is read.
  *
- * What a stranger may cost is bounded: the body is decoded once, and gone through for {@link mostSets} sets of
- * credentials and {@link mostCompared} at most. So where more sets share a hook, or a body is long, a right one may come
- * too late and be refused; a hook for one GatewaySync is compared with its own alone.
+ * What one message may cost is bounded: the body is decoded once, and gone through for as much as {@link mostBytes} allows.
+ * Where more credentials share a hook, those that fitted before are looked at first, and who is found in none of those
+ * that were looked at is told to use the hook for one GatewaySync, which is compared with its own alone.
  */
 import { Array, ByteSize, Clock, Effect, Option, Result } from "effect"
-import type * as GatewaySync from "../api/GatewaySync.ts"
+import * as GatewaySync from "../api/GatewaySync.ts"
 import * as RepositoryIdentity from "../api/RepositoryIdentity.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import type { Store, StoreNotReady } from "../kubernetes/Store.ts"
@@ -21,12 +21,15 @@ import * as OwnCredentials from "./OwnCredentials.ts"
 import type * as Reader from "./Reader.ts"
 
 export interface Options {
-  /** With the index {@link RepositoryIdentity.index}. */
+  /** With the indexes {@link RepositoryIdentity.index} and {@link GatewaySync.byOwnCredentials}. */
   readonly store: Store<GatewaySync.GatewaySync>
   readonly authorizer: (typeof Authorizer.Authorizer)["Service"]
   readonly ownCredentials: OwnCredentials.OwnCredentials
   readonly writer: AnnotationWriter
 }
+
+/** Credentials that might fit could not be read, or were not looked at. */
+export type Doubt = OwnCredentials.Unproven | OwnCredentials.TooMany
 
 /** The credential that fits, and for whom it does. */
 export interface Admitted {
@@ -34,8 +37,8 @@ export interface Admitted {
   readonly credential: string
   readonly reading: Reader.Reading
   readonly gatewaySyncs: ReadonlyArray<GatewaySync.GatewaySync>
-  /** Others may want it too, and their credentials could not be read. */
-  readonly unproven?: OwnCredentials.Unproven
+  /** Others may want it too. */
+  readonly doubt?: Doubt
 }
 
 /** None fits. */
@@ -53,17 +56,25 @@ interface Candidate {
 
 const hasOwn = (candidate: Candidate): candidate is Candidate & { readonly set: string } => candidate.set !== undefined
 
-/** Sets of own credentials that one message is compared with. */
+/** Sets of own credentials that the message of a stranger is compared with. */
 const mostSets = 256
 
-/** Bytes that are gone through for them, about as long as decoding the longest body takes; the first set is free. */
-const mostCompared = Number(ByteSize.mebibytes(16))
+/**
+ * Bytes that are gone through for them: of a stranger about as long as decoding the longest body takes, and less than
+ * half a second in all of who has proved himself. The first set is free.
+ */
+const mostBytes = { stranger: Number(ByteSize.mebibytes(16)), proved: Number(ByteSize.mebibytes(256)) }
+
+/** Milliseconds that are waited for Secrets before no more of them are read: senders hang up after ten seconds. */
+const longestWait = 2000
 
 /** Secrets that are read at once. */
 const mostReads = 16
 
-/** For what could not be read: the comparison takes the same time. */
-const nobody: Authorizer.Credentials = { hmac: [] }
+/** Sets that fitted which are remembered. */
+const mostFitted = 1024
+
+const nobody: OwnCredentials.Own = { credentials: {}, problems: [] }
 
 const refused = (details: ReadonlyArray<string>): Refused =>
   details.length === 0 ? { _tag: "Refused" } : { _tag: "Refused", detail: details.slice(0, 3).join("; ") }
@@ -79,77 +90,92 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       return [...new Map(found.flat().map((cr) => [Resource.key(cr.metadata), cr])).values()]
     })
 
+  /** Sets that fitted, the latest last. */
+  const fitted = new Set<string>()
+  const remember = (set: string) => {
+    fitted.delete(set)
+    fitted.add(set)
+    const [oldest = set] = fitted
+    if (fitted.size > mostFitted) fitted.delete(oldest)
+  }
+
   /**
    * Which sets of credentials fit; many GatewaySyncs share one, and each is compared once. Who has proved himself, by one
    * of them or before, is compared with all: what is acknowledged is for all whom it fits.
    */
   const compare = Effect.fnUntraced(function* (
     request: Authorizer.Signed,
+    offered: ReadonlyArray<Authorizer.Proof>,
     candidates: ReadonlyArray<Candidate & { readonly set: string }>,
     isProved: boolean
   ) {
-    const sets = [...new Map(candidates.map(({ cr, set }) => [set, cr]))]
-    const now = yield* Clock.currentTimeMillis
+    const [others, first] = Array.partition([...new Map(candidates.map(({ cr, set }) => [set, cr]))], (one) =>
+      fitted.has(one[0]) ? Result.fail(one) : Result.succeed(one)
+    )
+    const sets = [...first, ...others]
     const fitting = new Set<string>()
-    let problems: ReadonlyArray<string> = []
+    const problems: Array<string> = []
     let unproven: OwnCredentials.Unproven | undefined
-    let compared = 0
-    let bytes = 0
-    const isEnough = () => !isProved && fitting.size === 0 && (compared >= mostSets || bytes > mostCompared)
-    const compareOne = Effect.fnUntraced(function* (
-      set: string,
-      own: Result.Result<OwnCredentials.Own, OwnCredentials.Unproven>
-    ) {
-      const credentials = Result.isSuccess(own) ? own.success.credentials : nobody
-      bytes += Authorizer.weight(request, credentials, now)
-      if (compared > 0 && isEnough()) return
-      compared++
-      if (Result.isSuccess(own)) problems = [...problems, ...own.success.problems]
-      else unproven ??= own.failure
-      if (Option.isSome(yield* authorizer.authorize(request, credentials))) fitting.add(set)
-    })
-    for (const some of Array.chunksOf(sets, mostReads)) {
-      if (isEnough()) break
+    let [compared, bytes, waited] = [0, 0, 0]
+    const isKnown = () => isProved || fitting.size > 0
+    const isEnough = (more: number) =>
+      compared > 0 &&
+      (bytes + more > (isKnown() ? mostBytes.proved : mostBytes.stranger) || (!isKnown() && compared >= mostSets))
+    comparing: for (const some of Array.chunksOf(sets, mostReads)) {
+      if (waited > longestWait || isEnough(0)) break
+      const begun = yield* Clock.currentTimeMillis
       const read = yield* Effect.forEach(
         some,
-        ([set, cr]) =>
-          ownCredentials.of(cr, request).pipe(
-            Effect.map((own = { credentials: nobody, problems: [] }) => own),
-            Effect.result,
-            Effect.map((own) => ({ set, own }))
-          ),
+        ([set, cr]) => Effect.map(Effect.result(ownCredentials.of(cr, request)), (own) => ({ set, own })),
         { concurrency: mostReads }
       )
-      for (const { own, set } of read) yield* compareOne(set, own)
+      waited += (yield* Clock.currentTimeMillis) - begun
+      for (const { own, set } of read) {
+        if (Result.isFailure(own)) {
+          unproven ??= own.failure
+          compared++
+          continue
+        }
+        const { credentials, problems: why } = own.success ?? nobody
+        const weight = Authorizer.weight(offered, credentials)
+        if (isEnough(weight)) break comparing
+        compared++
+        bytes += weight
+        problems.push(...why)
+        if (Authorizer.fits(offered, credentials)) {
+          fitting.add(set)
+          remember(set)
+        }
+        // Others are served between two passes over a long body.
+        yield* Effect.yieldNow
+      }
     }
-    if (compared < sets.length) {
-      problems = [...problems, `it was compared with ${compared} of ${sets.length} sets of credentials only`]
-    }
-    return { fitting, problems, unproven }
+    const tooMany = compared < sets.length ? new OwnCredentials.TooMany({ compared, sets: sets.length }) : undefined
+    return { fitting, problems, doubt: unproven ?? tooMany }
   })
 
   return {
-    /** Fails with `Unproven` when nothing fits, and something that could not be read might. */
+    /** Fails when nothing fits, and something that could not be read, or was not looked at, might. */
     admit: Effect.fnUntraced(function* (
       request: Authorizer.Signed,
       namespace: string | undefined,
       read: () => Reader.Reading
-    ): Effect.fn.Return<Admitted | Refused, StoreNotReady | OwnCredentials.Unproven> {
+    ): Effect.fn.Return<Admitted | Refused, StoreNotReady | Doubt> {
       const byReceiver = yield* authorizer.authorize(request)
       const inScope = (all: ReadonlyArray<GatewaySync.GatewaySync>): ReadonlyArray<Candidate> =>
         all
           .filter(({ metadata }) => namespace === undefined || metadata.namespace === namespace)
           .map((cr) => ({ cr, set: OwnCredentials.setOf(cr) }))
-      const own = inScope(yield* store.all).filter(hasOwn)
-      if (Option.isNone(byReceiver)) {
-        if (own.length === 0 || !Authorizer.offers(request, yield* Clock.currentTimeMillis)) return refused([])
-      }
+      const offered = Authorizer.proofs(request, yield* Clock.currentTimeMillis)
+      const own = store.by(GatewaySync.byOwnCredentials, namespace ?? GatewaySync.everywhere)
+      if (Option.isNone(byReceiver) && (offered.length === 0 || (yield* own).length === 0)) return refused([])
       const reading = read()
       // A message that speaks of no repository, such as a ping, is good with the credentials of any of them.
-      const candidates = reading._tag === "Request" ? inScope(yield* of(reading)) : own
-      const { fitting, problems, unproven } = yield* compare(
+      const candidates = inScope(yield* reading._tag === "Request" ? of(reading) : own)
+      const { doubt, fitting, problems } = yield* compare(
         request,
-        candidates.filter(hasOwn),
+        offered,
+        offered.length === 0 ? [] : candidates.filter(hasOwn),
         Option.isSome(byReceiver)
       )
       const gatewaySyncs = candidates.flatMap(({ cr, set }) =>
@@ -157,12 +183,12 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       )
       const [first] = fitting
       const credential = Option.getOrUndefined(byReceiver) ?? first
-      if (credential === undefined) return yield* unproven ?? Effect.succeed(refused(problems))
-      return { _tag: "Admitted", credential, reading, gatewaySyncs, ...(unproven === undefined ? {} : { unproven }) }
+      if (credential === undefined) return yield* doubt ?? Effect.succeed(refused(problems))
+      return { _tag: "Admitted", credential, reading, gatewaySyncs, ...(doubt === undefined ? {} : { doubt }) }
     }),
 
     /** Each of them is tried, also when one fails; the writer bounds how many are written at once. */
-    deliver: Effect.fnUntraced(function* (reading: Reader.Request, { gatewaySyncs, unproven }: Admitted) {
+    deliver: Effect.fnUntraced(function* (reading: Reader.Request, { doubt, gatewaySyncs }: Admitted) {
       if (!reading.deliveries.some(({ repositories = [] }) => repositories.length > 0)) {
         return Answer.namesNoRepository(reading)
       }
@@ -180,7 +206,7 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
         { concurrency: "unbounded" }
       )
       const answer = Answer.toldAll(reading, told)
-      return unproven === undefined ? answer : Answer.incomplete(answer, unproven)
+      return doubt === undefined ? answer : Answer.incomplete(answer, doubt)
     })
   }
 }

@@ -7,13 +7,14 @@
  * - Those of the GatewaySyncs in the store are kept warm, so that no answer waits for a read, and a guess does not learn
  *   by the time which names there are. A read is waited for only in the first half minute of a GatewaySync, or of the
  *   receiver, and then once for all who ask. A request that offers nothing to compare has none done.
- * - A Secret that is not there, or lacks the key, fits nobody, and {@link Own.problems} says why. One that cannot be read
- *   for another cause is no answer to "do they fit?": the request fails with {@link Unproven}, and the next one after two
- *   seconds reads again. So while the API server is away for longer than a minute, a stranger can tell a GatewaySync
+ * - A Secret that is not there, lacks the key, or is not for Stoker to read, fits nobody, and {@link Own.problems} says
+ *   why: somebody has to mend it, and nobody else on a shared hook shall wait for that. One that cannot be read for a
+ *   cause that passes is no answer to "do they fit?": the request fails with {@link Unproven}, and the next one after
+ *   two seconds reads again. So while the API server is away for longer than a minute, a stranger can tell a GatewaySync
  *   with credentials of its own from a name that is none; the right sender comes again.
  */
 import { Cache, Clock, Data, Effect, Exit, type Redacted, Schedule, Schema } from "effect"
-import type * as GatewaySync from "../api/GatewaySync.ts"
+import * as GatewaySync from "../api/GatewaySync.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
 import * as Resource from "../kubernetes/Resource.ts"
@@ -23,6 +24,13 @@ import * as Authorizer from "./Authorizer.ts"
 
 /** Whether credentials fit cannot be told now. Try again. The message is for the log: it names the Secret. */
 export class Unproven extends Schema.TaggedError<Unproven>()("Unproven", { message: Schema.String }) {}
+
+/** So many sets share a hook that not all could be compared with. The message is for the log. */
+export class TooMany extends Schema.TaggedError<TooMany>()("TooMany", { compared: Schema.Int, sets: Schema.Int }) {
+  override get message(): string {
+    return `it was compared with ${this.compared} of ${this.sets} sets of credentials only`
+  }
+}
 
 export interface Own {
   readonly credentials: Authorizer.Credentials
@@ -36,10 +44,10 @@ export interface OwnCredentials {
 }
 
 /** Equal texts for GatewaySyncs with the same credentials; none for one that brings none. */
-export const setOf = ({ metadata, spec }: GatewaySync.GatewaySync): string | undefined =>
-  spec.webhook?.hmac === undefined && spec.webhook?.token === undefined
-    ? undefined
-    : JSON.stringify([metadata.namespace, spec.webhook.hmac?.secretRef, spec.webhook.token?.secretRef])
+export const setOf = (cr: GatewaySync.GatewaySync): string | undefined =>
+  GatewaySync.hasOwnCredentials(cr)
+    ? JSON.stringify([cr.metadata.namespace, cr.spec.webhook?.hmac?.secretRef, cr.spec.webhook?.token?.secretRef])
+    : undefined
 
 const Secret = Schema.Struct({ data: Schema.optionalKey(Schema.Record(Schema.String, Schema.String)) })
 const decode = Schema.decodeUnknownEffect(Secret)
@@ -66,9 +74,6 @@ const held = (text: string): Held => {
 
 const nothing = (problem: string): Effect.Effect<Held> => Effect.succeed({ secrets: [], problem })
 
-const wayOut = ({ reason }: ApiError): string =>
-  reason._tag === "Forbidden" ? "; Stoker needs the right to get Secrets there (RBAC)" : ""
-
 const kept = { unread: "2 seconds", read: "1 minute", warm: "30 seconds" } as const
 
 /** Of all namespaces. Those that were not used for longest are read again when they are needed. */
@@ -84,7 +89,10 @@ const keysOf = ({ metadata: { namespace }, spec: { webhook } }: GatewaySync.Gate
 export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.GatewaySync>) {
   const client = yield* ApiClient
 
-  const read = ({ key, name, namespace }: Key): Effect.Effect<Held, Unproven> =>
+  const read = (secret: Key): Effect.Effect<Held, Unproven> =>
+    GatewaySync.isSecretName(secret.name) ? readNamed(secret) : nothing("is in a Secret whose name none can have")
+
+  const readNamed = ({ key, name, namespace }: Key): Effect.Effect<Held, Unproven> =>
     client.get(Resource.secrets, { namespace, name }).pipe(
       soon,
       Effect.flatMap(decode),
@@ -94,11 +102,15 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
           : nothing("is not in it")
       ),
       Effect.catchTag("SchemaError", () => nothing("is no text")),
-      Effect.catchReason("ApiError", "NotFound", () => nothing("is in a Secret that is not there")),
+      Effect.catchReasons("ApiError", {
+        NotFound: () => nothing("is in a Secret that is not there"),
+        Forbidden: () => nothing("is in a Secret that Stoker may not read: it needs the right to get it (RBAC)"),
+        Invalid: ({ message }) => nothing(`is in a Secret that the API server does not give: ${message}`)
+      }),
       Effect.mapError(
         (error: ApiError | NotTaken) =>
           new Unproven({
-            message: `Secret ${namespace}/${name} of spec.webhook cannot be read: ${error.message}${error._tag === "ApiError" ? wayOut(error) : ""}`
+            message: `Secret ${namespace}/${name} of spec.webhook cannot be read: ${error.message}`
           })
       )
     )
@@ -108,9 +120,10 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     timeToLive: (exit) => (Exit.isSuccess(exit) ? kept.read : kept.unread)
   })
 
+  const known = store.by(GatewaySync.byOwnCredentials, GatewaySync.everywhere)
   // What cannot be read now stays as it is until its minute is over.
   const warm = Effect.gen(function* () {
-    const keys = new Map((yield* store.all).flatMap(keysOf).map(({ key }) => [JSON.stringify(key), key]))
+    const keys = new Map((yield* known).flatMap(keysOf).map(({ key }) => [JSON.stringify(key), key]))
     const refresh = (key: Key) => Effect.ignore(Effect.flatMap(read(key), (found) => Cache.set(cache, key, found)))
     yield* Effect.forEach([...keys.values()].slice(0, capacity), refresh, { concurrency: 4, discard: true })
   })
@@ -123,7 +136,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     of: Effect.fnUntraced(function* (cr, request) {
       const keys = keysOf(cr)
       if (keys.length === 0) return undefined
-      const isAsked = Authorizer.offers(request, yield* Clock.currentTimeMillis)
+      const isAsked = Authorizer.proofs(request, yield* Clock.currentTimeMillis).length > 0
       const found = yield* Effect.forEach(
         keys,
         ({ key, kind }) =>

@@ -83,7 +83,7 @@ export const defaultLimits: Limits = {
 }
 
 export interface Options {
-  /** With the index `RepositoryIdentity.index`. */
+  /** With the indexes `RepositoryIdentity.index` and `GatewaySync.byOwnCredentials`. */
   readonly store: Store<GatewaySync.GatewaySync>
   readonly limits?: Partial<Limits>
   /** Proxies whose `X-Forwarded-For` is believed. */

@@ -117,7 +117,8 @@ const replica = (
   Layer.unwrap(
     Effect.gen(function* () {
       const writer = yield* Store.make<GatewaySync.GatewaySync>(gatewaySyncs, {
-        [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo)
+        [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo),
+        [GatewaySync.byOwnCredentials]: GatewaySync.ownCredentialsIn
       })
       yield* Effect.forkScoped(
         Reflector.run(

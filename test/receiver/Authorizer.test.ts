@@ -7,7 +7,7 @@ import type * as Crypto from "node:crypto"
 import { createHmac } from "node:crypto"
 import { Webhook } from "standardwebhooks"
 import { vi } from "vitest"
-import { Authorizer, type Credentials, lines, offers } from "../../src/receiver/Authorizer.ts"
+import { Authorizer, type Credentials, lines, proofs } from "../../src/receiver/Authorizer.ts"
 import * as Body from "../../src/receiver/Body.ts"
 
 /** How often a body is gone through: that is what takes time when it is long. */
@@ -277,7 +277,7 @@ describe("what is offered", () => {
     [{ authorization: "Bearer x" }, true],
     [{ "x-gitlab-token": "x" }, true]
   ])("%j: %s", (headers, expected) =>
-    assert.strictEqual(offers(Body.received(headers, new Uint8Array()), 1_000_000_000), expected)
+    assert.strictEqual(proofs(Body.received(headers, new Uint8Array()), 1_000_000_000).length > 0, expected)
   )
 
   it.effect("tells by which of the credentials, in words that tell nothing of them", () =>

@@ -45,6 +45,13 @@ const counted = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     ({ restore }) => Effect.sync(restore)
   )
 
+/** A turn of the event loop: what had been digested before it. */
+const turn = Effect.callback<number>((resume) => {
+  const before = cost.bytes
+  const soon = setImmediate(() => resume(Effect.succeed(before)))
+  return Effect.sync(() => clearImmediate(soon))
+})
+
 const digits = "a".repeat(64)
 const now = Effect.clockWith(({ currentTimeMillis }) => currentTimeMillis)
 
@@ -97,7 +104,7 @@ describe("one request without a valid credential", () => {
           for (const proof of [yield* everything, { "x-gitea-signature": digits }]) {
             const headers = { ...proof, ...asForm, "x-github-event": event }
             const { answer, digested, forms } = yield* counted(send({ path: "/webhook", body: filled(body), headers }))
-            assert.strictEqual(answer.status, 401)
+            assert.strictEqual(answer.status, 503)
             assert.isAtMost(forms, 1)
             // The receiver's secret and one beside it, the first set of eight, and the bound for those of the others.
             assert.isAtMost(digested, (2 * 4 + 8 * 4 + 16 + 1) * mebibyte)
@@ -149,7 +156,7 @@ describe("one request without a valid credential", () => {
       Effect.gen(function* () {
         yield* withOwn(300)
         const headers = { "x-gitlab-token": "guess", "x-github-event": "ping" }
-        assert.strictEqual((yield* send({ path: "/webhook", body: "{}", headers })).status, 401)
+        assert.strictEqual((yield* send({ path: "/webhook", body: "{}", headers })).status, 503)
         assert.lengthOf(yield* MemoryApi.use((api) => api.secretReads), 256)
       }),
       { credentials: both }
@@ -189,6 +196,76 @@ describe("who has a credential", () => {
         const body = JSON.stringify({ ...push, filler: "a".repeat(10_000) })
         const headers = { ...signature(body, "199"), "x-github-event": "push" }
         assert.strictEqual((yield* send({ path: "/webhook", body, headers })).status, 202)
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live(
+    "beyond what is compared is told so and by what to come, is no failed attempt, and goes first ever after",
+    () =>
+      run(
+        Effect.gen(function* () {
+          yield* withOwn(40)
+          const to = (path: string, filler: number) => {
+            const body = JSON.stringify({ ...push, filler: "a".repeat(filler) })
+            return send({ path, body, headers: { ...signature(body, "39"), "x-github-event": "push" } })
+          }
+          for (const _ of [1, 2]) {
+            const late = yield* to("/webhook", 2 * mebibyte)
+            assert.strictEqual(late.status, 503)
+            assert.include(late.body["error"], "/webhook/{namespace}/{name}")
+          }
+          assert.strictEqual((yield* to("/webhook/plant/own-39", 2 * mebibyte)).status, 202)
+          assert.strictEqual((yield* to("/webhook", 1000)).status, 202)
+          // Its own are not all that it may be for, so more are looked at, within the bound of who is known.
+          const { answer, digested } = yield* counted(to("/webhook", 2 * mebibyte))
+          assert.strictEqual(answer.status, 503)
+          assert.include(answer.text, '"own-39"')
+          assert.isAtMost(digested, 257 * mebibyte)
+        }),
+        { credentials: both, limits: { failuresPerMinute: 1 } }
+      )
+  )
+
+  it.live("others are served between two passes over what it sends", () =>
+    run(
+      Effect.gen(function* () {
+        yield* withOwn(40)
+        const body = JSON.stringify({ ...push, filler: "a".repeat(mebibyte) })
+        const headers = { ...signature(body, "0"), "x-github-event": "push" }
+        let most = 0
+        const watch = turn.pipe(
+          Effect.map((before) => {
+            most = Math.max(most, cost.bytes - before)
+          }),
+          Effect.forever
+        )
+        const request = counted(send({ path: "/webhook", body, headers }))
+        const { answer, digested } = yield* Effect.raceFirst(request, watch)
+        assert.strictEqual(answer.status, 503)
+        assert.isAbove(digested, 200 * mebibyte)
+        assert.isAtMost(most, 20 * mebibyte)
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live("costs one pass for each secret that there is", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (const index of [0, 1, 2, 3]) {
+          yield* api.putSecret(`s${index}`, { secret: `${index}` })
+          const secretRef = { name: `s${index}`, key: "secret" }
+          yield* api.put(`own-${index}`, { spec: { webhook: { hmac: { secretRef } } } })
+        }
+        const body = JSON.stringify({ ...push, filler: "a".repeat(mebibyte) })
+        const headers = { ...signature(body, "0"), "x-github-event": "push" }
+        const { answer, digested } = yield* counted(send({ path: "/webhook", body, headers }))
+        assert.strictEqual(answer.status, 202)
+        // The receiver's secret and one beside it, and those four.
+        assert.isAtMost(digested, 6.1 * mebibyte)
       }),
       { credentials: both }
     )

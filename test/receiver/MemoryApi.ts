@@ -7,7 +7,7 @@ import * as GatewaySync from "../../src/api/GatewaySync.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
-import { type Store, StoreNotReady } from "../../src/kubernetes/Store.ts"
+import { type Indexes, type Store, StoreNotReady } from "../../src/kubernetes/Store.ts"
 import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 
@@ -33,7 +33,14 @@ const applied = (object: Stored, operations: ReadonlyArray<RequestedRef.Operatio
   return copy
 }
 
-const decode = Schema.decodeUnknownSync(GatewaySync.GatewaySync)
+/** As the controller's store has them. */
+const indexes: Indexes<GatewaySync.GatewaySync> = {
+  [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo),
+  [GatewaySync.byOwnCredentials]: GatewaySync.ownCredentialsIn
+}
+
+/** As the watch and the writer do it: without the bounds. */
+const decode = Schema.decodeUnknownSync(GatewaySync.GatewaySync, { disableChecks: true })
 
 interface Stored {
   readonly metadata: { resourceVersion: string; annotations: RequestedRef.Annotations; readonly [key: string]: unknown }
@@ -294,13 +301,10 @@ export class MemoryApi extends Context.Service<
               lookups++
               return Option.fromNullishOr(mirror.get(Resource.key(ref)))
             }),
-          all: whenReady(() => Array.from(mirror.values())),
+          // No request may cost more the more GatewaySyncs there are.
+          all: Effect.die("the receiver has no use for this"),
           by: (index, name) =>
-            whenReady(() =>
-              Array.from(mirror.values()).filter(
-                (cr) => index === RepositoryIdentity.index && RepositoryIdentity.names(cr.spec.git.repo).includes(name)
-              )
-            )
+            whenReady(() => Array.from(mirror.values()).filter((cr) => indexes[index]?.(cr).includes(name) === true))
         }
       })
       calls = []

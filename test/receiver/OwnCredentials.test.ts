@@ -32,7 +32,6 @@ describe("a Secret that cannot be read", () => {
   it.effect.each([
     ["unreachable", new ApiErrors.Unreachable({ message: "connect ECONNREFUSED" })],
     ["too many requests", new ApiErrors.TooManyRequests({ retryAfterMillis: 1000, message: "later" })],
-    ["forbidden", new ApiErrors.Forbidden({ message: "no" })],
     ["a server error", new ApiErrors.ServerError({ status: 500, message: "no" })]
   ] as const)(
     "%s: 503 for everybody, on each path, no failed attempt, and right again two seconds later",
@@ -135,6 +134,30 @@ describe("a Secret that fits nobody", () => {
         for (const line of [lines[0], lines[2]]) {
           assert.include(line, `the key token of Secret plant/hook (spec.webhook.token) ${words}`)
         }
+      }),
+      { credentials: both, logger }
+    )
+  })
+
+  it.live.each<readonly [string, string, Option.Option<ApiErrors.Reason>, string]>([
+    ["of a name with a namespace", "team/hook", Option.none(), "is in a Secret whose name none can have"],
+    ["of a name that is a path", "..", Option.none(), "is in a Secret whose name none can have"],
+    ["forbidden", "odd", Option.some(new ApiErrors.Forbidden({ message: "no" })), "(RBAC)"],
+    ["refused", "odd", Option.some(new ApiErrors.Invalid({ status: 400, message: "why not" })), "why not"]
+  ])("%s: for its own 401 with the cause in the log, and others on a shared hook do not wait for it", (one) => {
+    const [, name, reason, words] = one
+    const { lines, logger } = logged()
+    return run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.put("odd", own(name))
+        yield* api.hide(reason)
+        for (const path of ["/webhook/plant/odd", "/webhook"]) {
+          assert.strictEqual(status(yield* to(path, token("aaa"))), 401)
+          assert.include(lines.pop(), words)
+        }
+        assert.deepStrictEqual(yield* api.secretReads, Option.isSome(reason) ? ["odd"] : [])
+        assert.strictEqual(status(yield* to("/webhook", bearer)), 202)
       }),
       { credentials: both, logger }
     )
