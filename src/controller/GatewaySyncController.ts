@@ -185,10 +185,13 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
   const { commit } = resolution
   // Written or not: a gateway counts as synced when it has this.
   const wanted = commit === undefined ? undefined : Maps.desired(cr, commit)
-  const telling =
-    wanted === undefined || problems.length > 0
-      ? nothing
-      : yield* attempt(Maps.applyMetadata(cr, maps.metadata, wanted))
+  const toTell =
+    wanted !== undefined && problems.length === 0
+      ? wanted
+      : cr.spec.paused && maps.metadata !== undefined
+        ? Maps.paused(cr, maps.metadata)
+        : undefined
+  const telling = toTell === undefined ? nothing : yield* attempt(Maps.applyMetadata(cr, maps.metadata, toTell))
   const failures = [prepared, granted, token, telling].flatMap(({ error }) => error ?? [])
 
   const reports = maps.status?.data ?? {}

@@ -571,6 +571,25 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
     })
   )
 
+  it.effect(
+    "tells the agents that they pause also where the edited repository cannot be resolved, or profiles are wrong",
+    () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("paused-elsewhere")
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        yield* plant.create("site", {})
+        yield* Cluster.until(plant.get("site"), hasCommit(first))
+        const told = plant.data("stoker-metadata-site")
+        yield* plant.patch("site", { spec: { paused: true, git: { repo: "http://127.0.0.1:9/none.git" } } })
+        const paused = yield* Cluster.until(told, (data) => data["paused"] === "true")
+        assert.deepInclude(paused, { commit: first, gitURL: plant.repository.url })
+        yield* plant.patch("site", { spec: { paused: false, git: { repo: plant.repository.url } } })
+        yield* Cluster.until(told, (data) => data["paused"] === "false")
+        yield* plant.patch("site", { spec: { paused: true, sync: { defaults: { excludePatterns: ["[a"] } } } })
+        yield* Cluster.until(told, (data) => data["paused"] === "true")
+      })
+  )
+
   it.effect("says which Secret is missing, and resolves once it is there", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("private")

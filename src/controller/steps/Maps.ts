@@ -53,14 +53,22 @@ export const says = (
   Object.entries(data).every(([key, value]) => map.data[key] === value) &&
   map.data["allowMassDeletion"] === data["allowMassDeletion"]
 
+/** A map as we wrote it for this GatewaySync. */
+const ours = (cr: GatewaySync.GatewaySync, map: OwnedMap.OwnedMap): Option.Option<Metadata.Data> =>
+  OwnedMap.isOwnedBy(map, cr.metadata.uid) ? Metadata.whole(map.data, hash) : Option.none()
+
 /** What the agents are told by a map; nothing by one that belongs to a former GatewaySync of that name. */
 export const told = (cr: GatewaySync.GatewaySync, map: OwnedMap.OwnedMap | undefined): Told | undefined => {
   if (map === undefined) return undefined
-  const repository = map.data["gitURL"]
-  const whole = OwnedMap.isOwnedBy(map, cr.metadata.uid) ? Metadata.whole(map.data, hash) : Option.none()
-  const commit = Option.map(whole, ({ commit, ref }) => ({ commit, ref }))
-  return { repository, commit: Option.getOrUndefined(commit) }
+  const commit = Option.map(ours(cr, map), ({ commit, ref }) => ({ commit, ref }))
+  return { repository: map.data["gitURL"], commit: Option.getOrUndefined(commit) }
 }
+
+/** What a map says, and that the agents pause: that must reach them also where nothing else of the spec can. */
+export const paused = (cr: GatewaySync.GatewaySync, map: OwnedMap.OwnedMap): ReturnType<typeof desired> | undefined =>
+  Option.getOrUndefined(
+    Option.map(ours(cr, map), ({ revision: _revision, ...data }) => Metadata.encode({ ...data, paused: "true" }, hash))
+  )
 
 const Written = Schema.Struct({
   ...OwnedMap.OwnedMap.fields,
