@@ -48,7 +48,7 @@ export const Pushed = Schema.Struct({
 export type Pushed = typeof Pushed.Type
 
 /**
- * One handled delivery: the sender's id and, for releases, a digest of the body (the id is outside the signature). `push`
+ * One handled delivery: the sender's id and, for releases, a digest of what was signed (the id was not). `push`
  * marks one that only woke.
  */
 const Handled = Schema.Struct({
@@ -168,7 +168,7 @@ export interface Promotion extends Delivered {
   readonly ref: string
   readonly commit?: string
   readonly prerelease?: boolean
-  /** Digest of a release's body. */
+  /** By that a release is known again, whatever its id: a digest of signed parts of it. */
   readonly digest?: string
 }
 

@@ -5,7 +5,6 @@
  * wins: the forges, Argo CD, Kargo, generic. A new sender is a file under `senders/` and a line here.
  */
 import { Predicate, Result } from "effect"
-import { createHash } from "node:crypto"
 import type * as Body from "./Body.ts"
 import * as Reader from "./Reader.ts"
 import * as ArgoCD from "./senders/ArgoCD.ts"
@@ -83,7 +82,7 @@ export const read = ({ headers, text }: Body.Received): Reader.Reading => {
   const marked = markedBy(headers)
   const message: Reader.Message = {
     body: body.success,
-    digest: createHash("sha256").update(json.success).digest("base64url"),
+    digest: Reader.digestOf(json.success),
     ...Reader.optional("id", deliveryId(headers)),
     ...(marked === undefined
       ? {}

@@ -3,6 +3,7 @@
  * order. All of it is pure.
  */
 import type { Array } from "effect"
+import { createHash } from "node:crypto"
 import type * as RequestedRef from "../api/RequestedRef.ts"
 
 /** Header names in lower case. */
@@ -67,6 +68,9 @@ export interface Sender {
   readonly looksLike: (body: Message["body"]) => boolean
   readonly read: (message: Message) => Reading
 }
+
+/** By that a text is known again. */
+export const digestOf = (text: string): string => createHash("sha256").update(text).digest("base64url")
 
 export const invalid = (message: string): Invalid => ({ _tag: "Invalid", message })
 

@@ -46,6 +46,27 @@ describe("a release", () => {
     )
   )
 
+  it.live("of the last 32 releases no captured body moves the plant back, under whatever id", () =>
+    run(
+      Effect.gen(function* () {
+        const post1 = (action: string, number: number, id: string) =>
+          post({ action, release: { id: number, tag_name: `v${number}` }, repository }, github("release", id))
+        for (let number = 1; number <= 32; number++) {
+          for (const action of ["published", "released"]) {
+            assert.strictEqual(status(yield* post1(action, number, `${action}-${number}`)), 202)
+          }
+        }
+        for (const action of ["published", "released"]) {
+          assert.strictEqual(status(yield* post1(action, 1, `new-${action}`)), 200)
+        }
+        assert.strictEqual((yield* annotations)[keys.ref], "v32")
+        // The bound of the memory.
+        yield* post1("published", 33, "33")
+        assert.strictEqual(status(yield* post1("published", 1, "newer")), 202)
+      })
+    )
+  )
+
   it.live("its tag is pushed first: that is not for us, the release is", () =>
     run(
       Effect.gen(function* () {

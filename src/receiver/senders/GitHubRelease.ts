@@ -7,7 +7,9 @@ import { GitHubRepository, urls } from "./GitHubRepository.ts"
 const Body = Schema.Struct({
   action: Schema.optionalKey(Schema.String),
   release: Schema.Struct({
+    id: Schema.optionalKey(Schema.Unknown),
     tag_name: Schema.Unknown,
+    published_at: Schema.optionalKey(Schema.Unknown),
     draft: Schema.optionalKey(Schema.NullOr(Schema.Boolean)),
     prerelease: Schema.optionalKey(Schema.NullOr(Schema.Boolean))
   }),
@@ -18,10 +20,25 @@ const decode = Schema.decodeUnknownOption(Body)
 /** A direct publish sends `created`, `published` and `released`, and every edit of an old release sends one as well. */
 const acted: ReadonlySet<string> = new Set(["published", "released"])
 
+/**
+ * By what it is known again: `published` and `released` of one release are one, and take one place in the memory. All of
+ * it is in the signed part.
+ */
+const identity = ({ release, repository }: typeof Body.Type): string =>
+  Reader.digestOf(
+    JSON.stringify([
+      release.id ?? null,
+      release.tag_name,
+      release.published_at ?? null,
+      release.prerelease === true,
+      urls(repository)
+    ])
+  )
+
 export const looksLike = ({ release }: Reader.Message["body"]): boolean =>
   Predicate.isObject(release) && Predicate.hasProperty(release, "tag_name")
 
-export const read = ({ body, digest, event, id }: Reader.Message): Reader.Reading => {
+export const read = ({ body, event, id }: Reader.Message): Reader.Reading => {
   const by = event?.forge ?? "github"
   const decoded = decode(body)
   if (Option.isNone(decoded)) return Reader.invalid("this is no release: it needs a `release` with `tag_name`")
@@ -45,7 +62,7 @@ export const read = ({ body, digest, event, id }: Reader.Message): Reader.Readin
         ref: tag.success.ref,
         repositories: urls(repository),
         prerelease: release.prerelease === true,
-        digest,
+        digest: identity(decoded.value),
         ...Reader.optional("id", id)
       }
     ]

@@ -38,12 +38,16 @@ describe("GitHub", () => {
     })
   })
 
-  it("a release's digest is that of its JSON, also where that is wrapped in a form", () => {
+  it("a release is known again by what is signed of it, whatever it is wrapped in, published and released as one", () => {
     const digest = (text: string, headers: Headers = {}) =>
       (delivery(readText(text, { ...github("release"), ...headers })) as RequestedRef.Promotion).digest
     const json = JSON.stringify(release)
     assert.strictEqual(digest(json), digest(JSON.stringify({ ...release })))
-    assert.notStrictEqual(digest(json), digest(JSON.stringify({ ...release, action: "released" })))
+    assert.strictEqual(digest(json), digest(JSON.stringify({ ...release, action: "released" })))
+    const other = (change: object) => digest(JSON.stringify({ ...release, release: { ...release.release, ...change } }))
+    for (const change of [{ tag_name: "other" }, { id: -1 }, { published_at: "2026-01-01" }, { prerelease: true }]) {
+      assert.notStrictEqual(digest(json), other(change))
+    }
     const form = { "content-type": "application/x-www-form-urlencoded" }
     assert.strictEqual(digest(new URLSearchParams({ payload: json, n: "1" }).toString(), form), digest(json))
     assert.strictEqual(digest(json, form), digest(json))
