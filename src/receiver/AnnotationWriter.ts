@@ -93,6 +93,8 @@ const mostInFlight = 48
 const mostWaiting = 1024
 /** So many are read one by one. */
 const mostReads = 16
+/** A list is a short cut: what it takes longer is missing for the reads one by one. */
+const longestList = Duration.seconds(2)
 const none = (): ReadonlyMap<string, GatewaySync.GatewaySync> => new Map()
 /** Only other replicas write beside us, and each of them one patch at a time. */
 const mostAttempts = 10
@@ -274,11 +276,12 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
       ...(Option.isSome(span) ? { traceparent: Traceparent.format(span.value) } : {})
     }))
 
-  const listed = Effect.gen(function* () {
+  /** @param namespace all when undefined */
+  const listed = Effect.fnUntraced(function* (namespace: string | undefined) {
     const all = new Map<string, GatewaySync.GatewaySync>()
     let token: string | undefined
     do {
-      const page = yield* client.list(Names.gatewaySyncs, { limit: 500, continue: token })
+      const page = yield* client.list(Names.gatewaySyncs, { namespace, limit: 500, continue: token })
       for (const item of page.items) {
         const cr = yield* Effect.option(readable(item))
         if (Option.isSome(cr)) all.set(Resource.key(cr.value.metadata), cr.value)
@@ -293,8 +296,13 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     readMany: Effect.fnUntraced(function* (known, deliveries) {
       const stamp = yield* stampOf(Option.none())
       const doubtful = known.filter((cr) => needsLive(RequestedRef.decide(deliveries, target(cr), stamp), deliveries))
+      if (doubtful.length <= mostReads) return none()
+      const [namespace, ...others] = new Set(doubtful.map(({ metadata }) => metadata.namespace))
       // What cannot be listed is read one by one, and fails there.
-      return doubtful.length > mostReads ? yield* Effect.orElseSucceed(soon(listed), none) : none()
+      return yield* listed(others.length === 0 ? namespace : undefined).pipe(
+        Effect.timeout(longestList),
+        Effect.orElseSucceed(none)
+      )
     }),
     write: Effect.fnUntraced(function* (ref, deliveries, span, live) {
       const done = yield* Deferred.make<Outcome, WriteError>()

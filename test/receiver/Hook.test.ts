@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Logger, Option, References } from "effect"
+import { Effect, Fiber, Logger, Option, References } from "effect"
+import { TestClock } from "effect/testing"
 import { request as keys } from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
@@ -82,10 +83,30 @@ describe("one hook for many", () => {
         assert.deepStrictEqual(
           (yield* api.calls).map(({ key, verb }) => ({ key, verb })),
           [
-            { verb: "list", key: "" },
+            { verb: "list", key: "plant" },
             { verb: "patch", key: "plant/edited" }
           ]
         )
+      })
+    )
+  )
+
+  it.effect("a list that takes longer than two seconds is not waited for, which leaves time for those one by one", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 20; index++) yield* api.put(`other/release-${index}`, specOf(plant, "v1"))
+        yield* api.put("site", specOf(plant, "v1"))
+        yield* api.readGate.close
+        const asked = yield* Effect.forkChild(post(push, github("push")))
+        yield* api.asked(1)
+        yield* TestClock.adjust("2 seconds")
+        yield* api.asked(20)
+        yield* api.readGate.open
+        assert.strictEqual((yield* Fiber.join(asked)).status, 200)
+        const [first, ...others] = yield* api.calls
+        assert.deepInclude(first, { verb: "list", key: "" })
+        assert.deepStrictEqual([...new Set(others.map(({ verb }) => verb))], ["get"])
       })
     )
   )

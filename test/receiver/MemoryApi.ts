@@ -207,7 +207,11 @@ export class MemoryApi extends Context.Service<
           Effect.suspend(() => {
             calls.push({ verb: "list", key: namespace })
             const items = structuredClone([...objects.values()])
-            return Effect.as(healthy, { resourceVersion: `${version}`, continue: Option.none(), items })
+            return Effect.as(Effect.andThen(readGate.await, healthy), {
+              resourceVersion: `${version}`,
+              continue: Option.none(),
+              items
+            })
           }),
         watch: () => {
           throw new Error("the receiver has no use for this")
