@@ -1,6 +1,7 @@
 /**
- * Reads bodies into a bounded memory. When all that are being read at once hold too much, the one that was begun first
- * is given up: an honest sender is done in a moment, one that holds its body back is the oldest soon.
+ * Holds bodies in a bounded memory, each until its request is answered. When all of them hold too much, the one that was
+ * begun first is given up: an honest sender is done in a moment, one that holds its body back is the oldest soon. One
+ * that is given up while it is written is written all the same, and its repetition is harmless.
  */
 import { ByteSize, Effect, Schema } from "effect"
 import type { Readable } from "node:stream"
@@ -15,7 +16,7 @@ export class TooLong extends Schema.TaggedError<TooLong>()("TooLong", { most: Sc
 /** The body was given up in favour of others. Send it again, at once. */
 export class GivenUp extends Schema.TaggedError<GivenUp>()("GivenUp", {}) {
   override get message(): string {
-    return "the body came too slowly while others waited"
+    return "too many other bodies waited, and this one had for longest"
   }
 }
 
@@ -29,19 +30,27 @@ export class BrokenOff extends Schema.TaggedError<BrokenOff>()("BrokenOff", {}) 
 export type BodyError = TooLong | GivenUp | BrokenOff
 
 export interface BodyReader {
-  /** @param announced bytes as the sender says; 0 when it does not */
-  readonly read: (source: Readable, announced: number) => Effect.Effect<Uint8Array, BodyError>
+  /**
+   * Reads a body, and holds it while it is used.
+   *
+   * @param announced bytes as the sender says; 0 when it does not
+   */
+  readonly use: <A, E>(
+    source: Readable,
+    announced: number,
+    use: (body: Uint8Array) => Effect.Effect<A, E>
+  ) => Effect.Effect<A, E | BodyError>
 }
 
 interface Reading {
   bytes: number
-  readonly giveUp: () => void
+  giveUp: () => void
 }
 
 export interface Options {
   /** Of one body. A longer one is refused, never cut. */
   readonly most: ByteSize.ByteSize
-  /** Of all that are being read. */
+  /** Of all that are being read or used. */
   readonly inAll: ByteSize.ByteSize
 }
 
@@ -66,15 +75,15 @@ export const make = ({ inAll, most }: Options): Effect.Effect<BodyReader> =>
     }
 
     // By the source's own events: a stream costs as much again as all else that a refused request costs.
-    const read = (source: Readable) =>
+    const read = (source: Readable, reading: Reading) =>
       Effect.callback<Uint8Array, BodyError>((resume) => {
         const chunks: Array<Buffer> = []
         const stop = () => {
           source.off("data", onData).off("end", onEnd).off("close", onClose).off("error", onClose)
-          drop(reading)
         }
         const fail = (error: BodyError) => {
           stop()
+          drop(reading)
           source.pause()
           resume(Effect.fail(error))
         }
@@ -88,11 +97,30 @@ export const make = ({ inAll, most }: Options): Effect.Effect<BodyReader> =>
           resume(Effect.succeed(new Uint8Array(Buffer.concat(chunks))))
         }
         const onClose = () => fail(new BrokenOff())
-        const reading: Reading = { bytes: 0, giveUp: () => fail(new GivenUp()) }
+        reading.giveUp = () => fail(new GivenUp())
         readings.add(reading)
         source.on("data", onData).on("end", onEnd).on("close", onClose).on("error", onClose)
         return Effect.sync(stop)
       })
 
-    return { read: (source, announced) => (announced > mostBytes ? Effect.fail(tooLong) : read(source)) }
+    /** Fails when the body is given up. */
+    const givenUp = (reading: Reading) =>
+      Effect.callback<never, GivenUp>((resume) => {
+        reading.giveUp = () => {
+          drop(reading)
+          resume(Effect.fail(new GivenUp()))
+        }
+      })
+
+    return {
+      use: (source, announced, use) =>
+        Effect.suspend(() => {
+          if (announced > mostBytes) return Effect.fail(tooLong)
+          const reading: Reading = { bytes: 0, giveUp: () => {} }
+          return read(source, reading).pipe(
+            Effect.flatMap((body) => (body.length === 0 ? use(body) : Effect.raceFirst(givenUp(reading), use(body)))),
+            Effect.ensuring(Effect.sync(() => drop(reading)))
+          )
+        })
+    }
   })

@@ -35,7 +35,7 @@ import * as Reader from "./Reader.ts"
 /** Bytes of a body at most; a longer one is refused, never cut. */
 export const mostBytes = ByteSize.mebibytes(4)
 
-/** Bytes of all bodies that are being read. */
+/** Bytes of all bodies of requests that are not answered yet. */
 const mostBytesInAll = ByteSize.mebibytes(64)
 
 export const requests = Metric.counter("stoker_webhook_receiver_requests_total", {
@@ -159,7 +159,10 @@ export const layer = ({ limits: changed, store }: Options) =>
           })
         )
 
-      const receive = (request: HttpServerRequest.HttpServerRequest) =>
+      const receive = <A, E>(
+        request: HttpServerRequest.HttpServerRequest,
+        use: (received: Body.Received) => Effect.Effect<A, E>
+      ) =>
         Effect.suspend(() => {
           const { headers } = request
           const announced = Number(headers["content-length"] ?? 0)
@@ -167,19 +170,16 @@ export const layer = ({ limits: changed, store }: Options) =>
           if (headers["expect"] !== undefined && announced <= Number(mostBytes)) {
             NodeHttpServerRequest.toServerResponse(request).writeContinue()
           }
-          const body = bodies.read(NodeHttpServerRequest.toIncomingMessage(request), announced)
-          return Effect.map(body, (body) => Body.received(headers, body))
+          const incoming = NodeHttpServerRequest.toIncomingMessage(request)
+          return bodies.use(incoming, announced, (body) => use(Body.received(headers, body)))
         })
 
       /** For one GatewaySync. */
       const toOne = Effect.fnUntraced(function* (
         request: HttpServerRequest.HttpServerRequest,
-        { name, namespace }: Params
+        { name, namespace }: Params,
+        received: Body.Received
       ): Effect.fn.Return<Admitted, Answer.Failure> {
-        if (request.method !== "POST" && request.method !== "GET") {
-          return yield* refuse(wrongMethod(request.method, "GET, POST"))
-        }
-        const received = yield* receive(request)
         const ref = isName(namespace) && isName(name) ? { namespace, name } : undefined
         const known = ref === undefined ? Option.none() : yield* store.get(ref)
         const own = Option.isSome(known) ? yield* ownCredentials.of(known.value, received) : undefined
@@ -214,12 +214,9 @@ export const layer = ({ limits: changed, store }: Options) =>
       /** For every GatewaySync of the repository in the body. */
       const toAll = Effect.fnUntraced(function* (
         request: HttpServerRequest.HttpServerRequest,
-        { namespace }: Params
+        { namespace }: Params,
+        received: Body.Received
       ): Effect.fn.Return<Admitted, Answer.Failure> {
-        if (request.method !== "POST" && request.method !== "GET") {
-          return yield* refuse(wrongMethod(request.method, "POST"))
-        }
-        const received = yield* receive(request)
         if (request.method === "GET") {
           return yield* refuse(
             received.body.length > 0 || hasPayload(request.url) ? usePost : wrongMethod("GET", "POST")
@@ -246,7 +243,10 @@ export const layer = ({ limits: changed, store }: Options) =>
         return { credential, path: namespace ?? "", answer }
       })
 
-      type To = typeof toOne | typeof toAll
+      interface To {
+        readonly methods: string
+        readonly admit: typeof toOne | typeof toAll
+      }
 
       const handle = Effect.fnUntraced(function* (
         to: To,
@@ -260,13 +260,18 @@ export const layer = ({ limits: changed, store }: Options) =>
           delivery: Payload.deliveryId(request.headers)
         })
         const noted = (answer: Effect.Effect<Answer.Answer>) => Effect.tap(answer, (told) => note(request, begun, told))
-        const answer = yield* to(request, params).pipe(
-          Effect.flatMap(unlessTooMany),
-          Effect.matchCauseEffect({
-            onFailure: (cause) => noted(answerOf(cause)),
-            onSuccess: ({ answer }) =>
+        const isKnown = request.method === "POST" || request.method === "GET"
+        const answered = (received: Body.Received) =>
+          to.admit(request, params, received).pipe(
+            Effect.flatMap(unlessTooMany),
+            Effect.flatMap(({ answer }) =>
               answer.pipe(Effect.catchCause(answerOf), noted, traced(begun, request.headers["traceparent"], where))
-          }),
+            )
+          )
+        const answer = yield* (
+          isKnown ? receive(request, answered) : refuse(wrongMethod(request.method, to.methods))
+        ).pipe(
+          Effect.catchCause((cause) => noted(answerOf(cause))),
           Effect.onInterrupt(() => Effect.logInfo("webhook sender hung up before it was answered")),
           Effect.annotateLogs(where)
         )
@@ -275,9 +280,11 @@ export const layer = ({ limits: changed, store }: Options) =>
 
       const route = (path: `/${string}`, to: To) =>
         router.add("*", path, (request) => Effect.flatMap(HttpRouter.params, (params) => handle(to, request, params)))
-      yield* route("/webhook/:namespace/:name", toOne)
-      yield* route("/webhook/:namespace", toAll)
-      yield* route("/webhook", toAll)
+      const one: To = { methods: "GET, POST", admit: toOne }
+      const all: To = { methods: "POST", admit: toAll }
+      yield* route("/webhook/:namespace/:name", one)
+      yield* route("/webhook/:namespace", all)
+      yield* route("/webhook", all)
     })
   )
 

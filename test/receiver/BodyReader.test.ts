@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { ByteSize, Effect, Fiber } from "effect"
-import { PassThrough } from "node:stream"
+import { PassThrough, type Readable } from "node:stream"
 import * as BodyReader from "../../src/receiver/BodyReader.ts"
 
 /** A body that comes as the test wants it. */
@@ -20,11 +20,15 @@ const settled = Effect.callback<void>((resume) => {
 })
 
 const reader = BodyReader.make({ most: ByteSize.bytes(100), inAll: ByteSize.bytes(250) })
+const reading = Effect.map(reader, ({ use }) => ({
+  use,
+  read: (source: Readable, announced: number) => use(source, announced, Effect.succeed)
+}))
 
 describe("BodyReader", () => {
   it.live("reads what comes in pieces, up to the last byte", () =>
     Effect.gen(function* () {
-      const { read } = yield* reader
+      const { read } = yield* reading
       const one = sender()
       yield* one.send(60)
       yield* one.send(40)
@@ -35,7 +39,7 @@ describe("BodyReader", () => {
 
   it.live("refuses one byte more, also when its length was not announced", () =>
     Effect.gen(function* () {
-      const { read } = yield* reader
+      const { read } = yield* reading
       const one = sender()
       yield* one.send(100)
       yield* one.send(1)
@@ -48,7 +52,7 @@ describe("BodyReader", () => {
 
   it.live("gives up the one that was begun first when all hold too much, and the others go on", () =>
     Effect.gen(function* () {
-      const { read } = yield* reader
+      const { read } = yield* reading
       const [slow, second, third] = [sender(), sender(), sender()] as const
       yield* slow.send(90)
       const fibers = [yield* Effect.forkChild(read(slow.source, 0))]
@@ -67,7 +71,7 @@ describe("BodyReader", () => {
 
   it.live("what is done or broken off holds nothing any more", () =>
     Effect.gen(function* () {
-      const { read } = yield* reader
+      const { read } = yield* reading
       const held = sender()
       yield* held.send(100)
       const fiber = yield* Effect.forkChild(read(held.source, 0))
@@ -90,13 +94,35 @@ describe("BodyReader", () => {
 
   it.live("one that breaks off is none", () =>
     Effect.gen(function* () {
-      const { read } = yield* reader
+      const { read } = yield* reading
       const one = sender()
       yield* one.send(10)
       const fiber = yield* Effect.forkChild(read(one.source, 100))
       yield* settled
       yield* one.breakOff
       assert.strictEqual((yield* Effect.flip(Fiber.join(fiber)))._tag, "BrokenOff")
+    })
+  )
+
+  it.live("what waits for its answer counts as well: the oldest is given up, and what it held is free", () =>
+    Effect.gen(function* () {
+      const { use } = yield* reading
+      const waiting = Effect.fnUntraced(function* (bytes: number) {
+        const one = sender()
+        yield* one.send(bytes)
+        yield* one.end
+        const fiber = yield* Effect.forkChild(use(one.source, 0, () => Effect.never))
+        yield* settled
+        return fiber
+      })
+      const fibers = yield* Effect.forEach([90, 90, 90, 90], waiting)
+      for (const fiber of fibers.slice(0, 2)) {
+        assert.strictEqual((yield* Effect.flip(Fiber.join(fiber)))._tag, "GivenUp")
+      }
+      assert.deepStrictEqual(
+        fibers.slice(2).map((fiber) => fiber.pollUnsafe()),
+        [undefined, undefined]
+      )
     })
   )
 })

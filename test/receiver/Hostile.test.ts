@@ -250,6 +250,25 @@ describe("slow ones", () => {
     )
   )
 
+  it.live(
+    "of bodies that wait for the API server only 64 MiB are kept as well, and an honest one is in nobody's way",
+    () =>
+      run(
+        Effect.gen(function* () {
+          const api = yield* MemoryApi
+          yield* api.put("own", { spec: { webhook: { token: { secretRef: { name: "hook", key: "token" } } } } })
+          yield* api.readGate.close
+          const body = new Uint8Array(4 * 1024 * 1024)
+          const guess = send({ path: "/webhook/plant/own", body, headers: { "x-gitlab-token": "guess" } })
+          const first = yield* Effect.raceAllFirst(Array.from({ length: 20 }, () => guess))
+          assert.strictEqual(first.status, 503)
+          assert.include(first.body["error"], "too many other bodies")
+          assert.strictEqual((yield* post({ ref: "v2" }, { headers: bearer })).status, 202)
+        }),
+        { credentials: both }
+      )
+  )
+
   it.live("200 that hold a connection each are in nobody's way", () =>
     harmless(
       Effect.scoped(
