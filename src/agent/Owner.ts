@@ -3,8 +3,9 @@
  * name stands in `.stoker/owner`, and is kept fresh there, writes. The other waits and says for whom.
  *
  * *Assumptions.* The clocks of the nodes differ by less than the time after which a silent owner counts as gone. Where
- * they differ more the other way (a mark from the future), what counts is that nobody renewed it while we looked. And a
- * process does not stand still for that time between `confirm` and the last rename after it, which are a moment apart.
+ * they differ more the other way (a mark from the future), what counts is that nobody renewed it while we looked. Our own
+ * mark that we could not renew for that time counts as anybody's. And a process does not stand still for that time between
+ * `confirm` and the last rename after it, which are a moment apart.
  */
 import { Clock, Context, Duration, Effect, Layer, Option, Ref, Schema } from "effect"
 import { Settings } from "./Settings.ts"
@@ -63,13 +64,25 @@ const make = Effect.gen(function* () {
   const watched = yield* Ref.make({ text: "", since: 0n })
 
   const taken = yield* Ref.make(0)
+  /** When our mark was put there last, by a clock that nobody sets. */
+  const signed = yield* Ref.make(Option.none<bigint>())
+  const isFresh = Effect.zipWith(Ref.get(signed), Clock.monotonicTimeNanos, (at, now) =>
+    Option.exists(at, (at) => now - at < Duration.toNanosUnsafe(patience))
+  )
 
   const read = Effect.gen(function* () {
     const [sight] = yield* volume.look([file])
     return sight?._tag === "File" ? Option.some(Buffer.from(yield* volume.read(file)).toString()) : Option.none()
   })
   const mark = Effect.map(Clock.currentTimeMillis, (at) => JSON.stringify({ pod, uid, at }))
-  const sign = Effect.flatMap(mark, (text) => volume.replace(file, text))
+  const noteSigned = Effect.flatMap(Clock.monotonicTimeNanos, (now) => Ref.set(signed, Option.some(now)))
+  const take = Ref.updateAndGet(taken, (times) => times + 1)
+  const sign = Effect.gen(function* () {
+    yield* volume.replace(file, yield* mark)
+    // Another may have had it meanwhile, and we may have signed over that: so much may have gone by right in there.
+    if (!(yield* isFresh)) yield* take
+    yield* noteSigned
+  })
   const isOurs = Effect.map(
     read,
     Option.exists((text) => Option.exists(decode(text), (mark) => mark.uid === uid))
@@ -79,6 +92,7 @@ const make = Effect.gen(function* () {
   const first = Effect.gen(function* () {
     yield* volume.makeFolder(folder)
     yield* volume.create(file, Buffer.from(yield* mark))
+    yield* noteSigned
     return true
   }).pipe(
     Effect.catchIf(
@@ -94,14 +108,21 @@ const make = Effect.gen(function* () {
     return now - since >= Duration.toNanosUnsafe(patience)
   })
 
-  const take = Ref.updateAndGet(taken, (times) => times + 1)
+  /** Ours, and nobody can have found it silent. One of a former process of this pod is as fresh as it says. */
+  const isKept = Effect.fnUntraced(function* (at: number | undefined) {
+    if (Option.isSome(yield* Ref.get(signed))) return yield* isFresh
+    if (at === undefined) return false
+    const age = BigInt(Math.max(0, (yield* Clock.currentTimeMillis) - Math.floor(at))) * 1_000_000n
+    yield* Ref.set(signed, Option.some((yield* Clock.monotonicTimeNanos) - age))
+    return yield* isFresh
+  })
 
   const claim: Effect.Effect<number, VolumeOwned | VolumeError> = Effect.gen(function* () {
     const text = yield* read
     if (Option.isNone(text)) return yield* (yield* first) ? take : claim
     const { at, uid: owner, ...other } = Option.getOrElse(decode(text.value), () => unreadable)
-    if (owner === uid) return yield* Ref.get(taken)
-    if (!(yield* isSilent(text.value, at))) return yield* new VolumeOwned(other)
+    if (owner === uid && (yield* isKept(at))) return yield* Ref.get(taken)
+    if (owner !== uid && !(yield* isSilent(text.value, at))) return yield* new VolumeOwned(other)
     yield* sign
     yield* Effect.sleep(settling)
     return yield* (yield* isOurs) ? take : claim
@@ -109,7 +130,8 @@ const make = Effect.gen(function* () {
 
   const confirm = Effect.fnUntraced(function* (claimed: number) {
     const { pod, uid: owner } = Option.getOrElse(Option.flatMap(yield* read, decode), () => unreadable)
-    if (owner !== uid || claimed !== (yield* Ref.get(taken))) return yield* new VolumeOwned({ pod })
+    if (owner !== uid) return yield* new VolumeOwned({ pod })
+    if (claimed !== (yield* Ref.get(taken)) || !(yield* isFresh)) return yield* new VolumeOwned(stoodStill)
   })
 
   const said = yield* Ref.make("")
@@ -129,5 +151,7 @@ const make = Effect.gen(function* () {
   return Owner.of({ claim, confirm, renew })
 })
 
+/** This one could not renew its mark for so long that another may have taken the volume. */
+const stoodStill = { pod: "that may have come while this one stood still" }
 /** Being written this moment, or by a process that was killed then. */
 const unreadable = { pod: "that is about to sign", uid: undefined, at: undefined }

@@ -46,10 +46,14 @@ const agent = Effect.fnUntraced(function* (
   return Context.get(yield* Layer.build(Layer.fresh(layer)), Owner)
 })
 
-/** A volume on which something happens before a folder is made, or after a file was replaced. */
+/** A volume on which something happens before a folder is made, or before or after a file is replaced. */
 const hooked = (
   root: string,
-  hooks: { readonly makeFolder?: Effect.Effect<unknown>; readonly replaced?: Effect.Effect<unknown> }
+  hooks: {
+    readonly makeFolder?: Effect.Effect<unknown>
+    readonly replace?: Effect.Effect<unknown>
+    readonly replaced?: Effect.Effect<unknown>
+  }
 ): Layer.Layer<Volume> =>
   Layer.effect(
     Volume,
@@ -57,7 +61,11 @@ const hooked = (
       Volume.of({
         ...volume,
         makeFolder: (path) => Effect.andThen(hooks.makeFolder ?? Effect.void, volume.makeFolder(path)),
-        replace: (path, content) => Effect.tap(volume.replace(path, content), hooks.replaced ?? Effect.void)
+        replace: (path, content) =>
+          Effect.andThen(
+            hooks.replace ?? Effect.void,
+            Effect.tap(volume.replace(path, content), hooks.replaced ?? Effect.void)
+          )
       })
     )
   ).pipe(Layer.provide(Volume.layer(root)))
@@ -180,6 +188,73 @@ layer(NodeServices.layer)("Owner", (it) => {
       assert.notStrictEqual(second, first)
       yield* one.confirm(second)
       assert.isTrue(Result.isFailure(yield* Effect.result(one.confirm(first))))
+    })
+  )
+
+  it.effect("tells its agent when it stood still in its renewal, and signed over another's mark", () =>
+    Effect.gen(function* () {
+      const root = yield* folder
+      const fs = yield* FileSystem.FileSystem
+      const entered = yield* Deferred.make<void>()
+      const leave = yield* Deferred.make<void>()
+      const one = yield* agent(
+        root,
+        "1",
+        hooked(root, { replace: Effect.andThen(Deferred.succeed(entered, undefined), Deferred.await(leave)) })
+      )
+      const two = yield* agent(root, "2")
+      const first = yield* one.claim
+      yield* Effect.forkChild(one.renew)
+      yield* turn
+      yield* TestClock.adjust("5 seconds")
+      yield* Deferred.await(entered)
+      yield* TestClock.adjust("31 seconds")
+      assert.isTrue(yield* claimed(two))
+      const theirs = yield* two.claim
+      yield* two.confirm(theirs)
+      yield* Deferred.succeed(leave, undefined)
+      while (!(yield* fs.readFileString(`${root}/.stoker/owner`)).includes("pod-1")) yield* turn
+      assert.match((yield* Effect.flip(two.confirm(theirs))).message, /in use by the agent of pod plant\/pod-1/)
+      assert.match((yield* Effect.flip(one.confirm(first))).message, /while this one stood still/)
+      // It may go on, but not with what it knew of the volume.
+      assert.isTrue(yield* claimed(one))
+      assert.notStrictEqual(yield* one.claim, first)
+    })
+  )
+
+  it.effect("does not count on a mark that it could not renew for half a minute", () =>
+    Effect.gen(function* () {
+      const root = yield* folder
+      const one = yield* agent(root, "1")
+      const first = yield* one.claim
+      yield* TestClock.adjust("29 seconds")
+      yield* one.confirm(first)
+      yield* TestClock.adjust("1 second")
+      assert.match((yield* Effect.flip(one.confirm(first))).message, /while this one stood still/)
+      assert.isTrue(yield* claimed(one))
+      const second = yield* one.claim
+      assert.notStrictEqual(second, first)
+      yield* one.confirm(second)
+    })
+  )
+
+  it.effect("has at once what a process of the same pod had a moment before", () =>
+    Effect.gen(function* () {
+      const root = yield* folder
+      const scope = yield* Scope.make()
+      const killed = yield* Effect.provideService(
+        agent(
+          root,
+          "1",
+          Site.disk(root, () => ({ remove: () => Effect.void }))
+        ),
+        Scope.Scope,
+        scope
+      )
+      yield* killed.claim
+      yield* Scope.close(scope, Exit.void)
+      const one = yield* agent(root, "1")
+      yield* one.confirm(yield* one.claim)
     })
   )
 
