@@ -79,7 +79,6 @@ const base = [
   "Job stoker-stoker-operator-uninstall",
   "ClusterRole stoker-agent",
   `ClusterRole ${serviceAccount}`,
-  "ClusterRole stoker-stoker-operator-metrics-reader",
   `ClusterRoleBinding ${serviceAccount}`,
   `Deployment ${serviceAccount}`,
   `Role ${serviceAccount}`,
@@ -273,7 +272,6 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
         base.filter((name) => !/^(Job|Role|RoleBinding|Service) |metrics/.test(name)).sort()
       )
       assert.notInclude(text, "rolebindings")
-      assert.notInclude(text, "tokenreviews")
       assert.notInclude(text, "customresourcedefinitions")
       const { args, env } = yield* deployment(objects)
       assert.notInclude(args, "--leader-elect")
@@ -349,6 +347,29 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     })
   )
 
+  it.effect("keeps texts that YAML would read as something else", () =>
+    Effect.gen(function* () {
+      const hosts = [{ host: "h.example", paths: [{ path: "/webhook #x: y", pathType: "Exact" }] }]
+      const { objects } = yield* render({
+        priorityClassName: "1000",
+        webhookReceiver: {
+          enabled: true,
+          hmac: { secretRef: { name: "123", key: "true" } },
+          ingress: { enabled: true, ingressClassName: "true", hosts }
+        }
+      })
+      const rendered = yield* find(objects, "Deployment")
+      const secret = { secretName: "123", items: [{ key: "true" }] }
+      const volumes = [{ name: "webhook-hmac", secret }]
+      assert.containsSubset(rendered["spec"], { template: { spec: { priorityClassName: "1000", volumes } } })
+      const { spec } = yield* find(objects, "Ingress")
+      assert.containsSubset(spec, {
+        ingressClassName: "true",
+        rules: [{ http: { paths: [{ path: "/webhook #x: y" }] } }]
+      })
+    })
+  )
+
   it.effect("mounts existing Secrets, which win over inline ones", () =>
     Effect.gen(function* () {
       const { objects } = yield* render({
@@ -399,7 +420,15 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     ],
     ["serviceMonitor.enabled needs metrics.secure=false", { serviceMonitor: { enabled: true } }],
     ["prometheusRule.enabled needs metrics.secure=false", { prometheusRule: { enabled: true } }],
-    ["certManager.enabled", { certManager: { enabled: true } }]
+    ["certManager.enabled", { certManager: { enabled: true } }],
+    ["webhookReceiver.port: 8443", { webhookReceiver: { enabled: true, port: 8443 } }],
+    ["webhookReceiver.port: 8081", { webhookReceiver: { enabled: true, port: 8081 }, metrics: { enabled: false } }],
+    ...Object.keys(defaultLimits).map(
+      (name) =>
+        [`webhookReceiver.limits.${name}`, { webhookReceiver: { enabled: true, limits: { [name]: null } } }] as const
+    ),
+    ["nameOverride", { nameOverride: "Foo_Bar" }],
+    ["fullnameOverride", { fullnameOverride: "a.b" }]
   ] as const)("refuses a wrong value and names it (%s)", ([name, values]) =>
     Effect.gen(function* () {
       const { output, code } = yield* helm(["template", "stoker"], values)
@@ -447,9 +476,7 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
           `patch apps/deployments/scale in ${namespace} named ${serviceAccount}`,
           ...["get", "update", "delete"].map(
             (verb) => `${verb} coordination.k8s.io/leases in ${namespace} named a86165bb.stoker.io`
-          ),
-          "create authentication.k8s.io/tokenreviews",
-          "create authorization.k8s.io/subjectaccessreviews"
+          )
         ]
         assert.deepStrictEqual(yield* Effect.filter(questions, isAllowed), questions)
       })
@@ -458,6 +485,9 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     it.effect("lets it do nothing else", () =>
       Effect.gen(function* () {
         const questions = [
+          // Nothing asks who wants the metrics yet.
+          "create authentication.k8s.io/tokenreviews",
+          "create authorization.k8s.io/subjectaccessreviews",
           "list secrets",
           "watch secrets",
           `list secrets in ${namespace}`,
