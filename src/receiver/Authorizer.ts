@@ -100,7 +100,7 @@ export class Authorizer extends Context.Service<
 const source = Effect.fnUntraced(function* (variable: string) {
   const fileSystem = yield* FileSystem.FileSystem
   const inline = yield* Config.option(Config.Redacted(variable))
-  const file = Option.filter(yield* Config.option(Config.String(`${variable}_FILE`)), (path) => path !== "")
+  const file = yield* Config.option(Config.String(`${variable}_FILE`))
   if (Option.isNone(inline) && Option.isNone(file)) return Option.none()
   const fixed = Option.match(inline, { onNone: () => [], onSome: (secret) => lines(Redacted.value(secret)) })
   if (Option.isNone(file)) {

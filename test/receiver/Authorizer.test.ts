@@ -1,6 +1,6 @@
 import { NodeFileSystem } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { ConfigProvider, Effect, FileSystem, Layer, Option, Redacted, Schema } from "effect"
+import { ConfigProvider, Effect, FileSystem, Layer, Logger, Option, Redacted, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { sign } from "@octokit/webhooks-methods"
 import type * as Crypto from "node:crypto"
@@ -402,10 +402,24 @@ describe("configuration", () => {
       assert.isTrue(yield* Effect.provide(bearer("x"), configured({})))
       assert.isFalse(yield* Effect.provide(bearer("x"), configured({ WEBHOOK_HMAC_SECRET: "" })))
       assert.isFalse(yield* Effect.provide(bearer(""), configured({ WEBHOOK_BEARER_TOKEN: "" })))
-      // As a chart leaves it that has no Secret to mount.
-      assert.isTrue(yield* Effect.provide(bearer("x"), configured({ WEBHOOK_HMAC_SECRET_FILE: "" })))
+      assert.isFalse(yield* Effect.provide(bearer("x"), configured({ WEBHOOK_HMAC_SECRET_FILE: "" })))
     })
   )
+
+  it.effect.each([
+    [{}, "anybody who reaches the receiver can move gateways"],
+    [{ WEBHOOK_HMAC_SECRET: "" }, "WEBHOOK_HMAC_SECRET is empty"],
+    [{ WEBHOOK_BEARER_TOKEN: "x" }, ""]
+  ] as const)("a receiver that is open, or closed to all, says so at its start: %j", ([env, words]) => {
+    const lines: Array<string> = []
+    const logger = Logger.make(({ logLevel, message }) => lines.push(`${logLevel} ${String(message)}`))
+    return Effect.gen(function* () {
+      assert.strictEqual((yield* Authorizer).isOpen, words.startsWith("anybody"))
+      assert.lengthOf(lines, words === "" ? 0 : 1)
+      assert.include(lines.join(), words)
+      assert.strictEqual(lines.join().startsWith("Warn"), words !== "")
+    }).pipe(Effect.provide(configured(env)), Effect.provide(Logger.layer([logger])))
+  })
 
   it.effect("an empty variable of the process is closed as well", () =>
     Effect.gen(function* () {
