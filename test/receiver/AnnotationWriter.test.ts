@@ -4,6 +4,7 @@ import { request as keys } from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import type { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
+import * as Precedence from "../../src/kubernetes/Precedence.ts"
 import * as AnnotationWriter from "../../src/receiver/AnnotationWriter.ts"
 import { MemoryApi } from "./MemoryApi.ts"
 
@@ -153,5 +154,35 @@ describe("AnnotationWriter", () => {
         assert.strictEqual((yield* api.annotations("site"))[keys.ref], "b")
       })
     )
+  )
+
+  it.live("its work goes first from its beginning to its end, since a sender waits for it", () =>
+    Effect.gen(function* () {
+      const precedence = yield* Precedence.make
+      let first = 0
+      const counting: Precedence.Precedence = {
+        ...precedence,
+        first: (work) =>
+          Effect.acquireUseRelease(
+            Effect.sync(() => first++),
+            () => work,
+            () => Effect.sync(() => first--)
+          )
+      }
+      yield* run((writer) =>
+        Effect.gen(function* () {
+          const api = yield* MemoryApi
+          yield* api.gate.close
+          const writing = yield* Effect.forkChild(writer.write(site, to("a"), Option.none()))
+          yield* api.atGate(1)
+          assert.strictEqual(first, 1)
+          yield* api.gate.open
+          yield* Fiber.join(writing)
+          // The next of this GatewaySync begins when the former has ended.
+          yield* writer.write(site, to("b"), Option.none())
+        })
+      ).pipe(Effect.provideService(Precedence.Current, counting))
+      assert.strictEqual(first, 0)
+    })
   )
 })

@@ -259,6 +259,24 @@ describe("how often it is read", () => {
     )
   )
 
+  it.effect("ahead also of who has not asked for any of many", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 40; index++) {
+          yield* api.putSecret(`hook-${index}`, { token: `t${index}` })
+          yield* api.put(`own-${index}`, own(`hook-${index}`))
+        }
+        yield* api.listed.open
+        yield* api.secretsAsked(40)
+        yield* api.secretReads
+        for (const text of ["guess", "t39"]) yield* to("/webhook", token(text))
+        assert.deepStrictEqual(yield* api.secretReads, [])
+      }),
+      { credentials: both }
+    )
+  )
+
   it.live("many at once, by sixteen", () =>
     run(
       Effect.gen(function* () {

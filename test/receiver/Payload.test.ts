@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import type * as RequestedRef from "../../src/api/RequestedRef.ts"
-import { commit, delivery, invalid, lacks, read, readBytes, readText, zeros } from "./reading.ts"
+import { delivery, invalid, lacks, read, readBytes, readText } from "./reading.ts"
 
 describe("the four formats of the page, without any event header", () => {
   it.each<readonly [RequestedRef.Sender, string, object]>([
@@ -55,25 +55,6 @@ describe("a ref that cannot be one", () => {
     assert.deepStrictEqual(lacks(message, ['"ref"', first, second]), [])
     // Whatever was sent is not sent back.
     assert.isBelow(message.length, 300)
-  })
-
-  it("says of a missing annotation of Argo CD where it belongs", () =>
-    assert.deepStrictEqual(
-      lacks(invalid(read({ app: { metadata: { annotations: { "git.ref": "<no value>" } } } })), [
-        'app.metadata.annotations["git.ref"]',
-        "Argo CD Application"
-      ]),
-      []
-    ))
-
-  it("bare refs/heads/x and refs/tags/x are shortened", () => {
-    assert.deepInclude(delivery(read({ ref: "refs/heads/main" })), { _tag: "Promotion", ref: "main", by: "generic" })
-    assert.deepInclude(delivery(read({ ref: "refs/tags/v1" })), { _tag: "Promotion", ref: "v1" })
-  })
-
-  it("a generic commit is taken, and checked", () => {
-    assert.deepInclude(delivery(read({ ref: "main", commit: commit("a") })), { commit: commit("a") })
-    for (const wrong of ["abc", 1, zeros, {}]) assert.include(invalid(read({ ref: "main", commit: wrong })), "commit")
   })
 })
 

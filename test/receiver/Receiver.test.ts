@@ -1002,6 +1002,21 @@ describe("seen from outside", () => {
     }).pipe(Effect.provide(receiver({ credentials: both, logger })))
   })
 
+  it.live("a reason of many words is cut in the log", () => {
+    const reasons: Array<string> = []
+    const logger = Logger.make(({ fiber }) => {
+      reasons.push(String(fiber.getRef(References.CurrentLogAnnotations)["reason"]))
+    })
+    return Effect.gen(function* () {
+      const refs = Array.from({ length: 64 }, (_, index) => `${index}-${"x".repeat(500)}`)
+      yield* MemoryApi.use((api) => api.put("site", { spec: { webhook: { refs } } }))
+      assert.strictEqual((yield* post({ ref: "v2" })).status, 422)
+      assert.lengthOf(reasons, 1)
+      assert.include(reasons[0], 'the ref "v2" is none of')
+      assert.isAtMost(reasons[0]!.length, 500)
+    }).pipe(Effect.provide(receiver({ logger })))
+  })
+
   it.live("the log's delivery is the id that is remembered, also where the headers hold another", () => {
     const lines: Array<object> = []
     const logger = Logger.make(({ fiber }) => {
