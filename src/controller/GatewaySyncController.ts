@@ -86,9 +86,13 @@ export class GatewaySyncController extends Context.Service<
           yield* ready
           // Says what is lacking before anybody wonders.
           yield* takesStatus
+          const isFresh = yield* Effect.provide(freshness, context)
           return yield* Controller.run({
             queue,
-            reconcile: (job) => Effect.andThen(after, reconcile(job)),
+            reconcile: (job) =>
+              Effect.andThen(after, isFresh(job.key)).pipe(
+                Effect.flatMap((fresh) => (fresh ? reconcile(job) : Effect.succeed(staleDelay)))
+              ),
             retry,
             concurrency,
             drain
@@ -98,6 +102,34 @@ export class GatewaySyncController extends Context.Service<
     })
   )
 }
+
+/** When to look again at what the mirror does not know yet. */
+const staleDelay = Duration.seconds(1)
+
+/**
+ * Whether the mirror shows a GatewaySync as it is, asked at the first look in a term: the watch of a new leader may have
+ * been deaf for two minutes, and it must not undo what the former one did since. Later on there is no other leader.
+ */
+const freshness = Effect.gen(function* () {
+  const { get } = yield* ApiClient
+  const { gatewaySyncs } = yield* Stores
+  const seen = new Set<string>()
+  return Effect.fnUntraced(function* (key: string) {
+    if (seen.has(key)) return true
+    const [namespace = "", name = ""] = key.split("/")
+    const ref = { namespace, name }
+    const live = yield* Effect.flatMap(get(Names.gatewaySyncs, ref), decodeVersion).pipe(
+      Effect.map(({ metadata }) => metadata.resourceVersion),
+      Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(undefined))
+    )
+    const known = Option.getOrUndefined(yield* gatewaySyncs.store.get(ref))?.metadata.resourceVersion
+    if (live === known) seen.add(key)
+    return live === known
+  })
+})
+
+const Version = Schema.Struct({ metadata: Schema.Struct({ resourceVersion: Schema.String }) })
+const decodeVersion = (raw: unknown) => Effect.orDie(Schema.decodeUnknownEffect(Version)(raw))
 
 /** The delay after a failure; the same write again helps only against what passes by itself. */
 export const retry = (error: ApiError | StoreNotReady | Cause.Cause<never>, attempt: number): Duration.Duration => {
@@ -192,6 +224,8 @@ const reconcile = Effect.fnUntraced(function* (found: GatewaySync.GatewaySync, b
         ? Maps.paused(cr, maps.metadata)
         : undefined
   const telling = toTell === undefined ? nothing : yield* attempt(Maps.applyMetadata(cr, maps.metadata, toTell))
+  // Decided on what is no more: nothing else of it is true either.
+  if (telling.error?.reason._tag === "Conflict") return yield* telling.error
   const failures = [prepared, granted, token, telling].flatMap(({ error }) => error ?? [])
 
   const reports = maps.status?.data ?? {}

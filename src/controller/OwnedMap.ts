@@ -9,6 +9,7 @@ export const OwnedMap = Schema.Struct({
     name: Schema.String,
     namespace: Schema.String,
     uid: Schema.String,
+    resourceVersion: Schema.String,
     labels: Schema.Record(Schema.String, Schema.String).pipe(Schema.withDecodingDefaultKey(Effect.succeed({}))),
     ownerReferences: Schema.Array(Schema.Struct({ uid: Schema.String })).pipe(
       Schema.withDecodingDefaultKey(Effect.succeed([]))

@@ -88,13 +88,15 @@ const make = Effect.gen(function* () {
       Effect.catchTag("StoreNotReady", () => Effect.succeed(false))
     )
 
-  const onGatewaySync = ({ after, before, ref }: Store.Change<GatewaySync>) =>
+  const onGatewaySync = ({ after, before, ref }: Store.Change<GatewaySync>, isAnswer = false) =>
     Effect.gen(function* () {
       if (after === undefined && before !== undefined) yield* memory.forget(before)
       if (after !== undefined) yield* memory.saw(after)
       const isNeighbour = before === undefined || after === undefined
       if (isNeighbour && (yield* hasUnnamedPods(ref.namespace))) yield* lookAtNamespace(ref.namespace, "neighbour")
-      if (concerns(before, after)) yield* look([Resource.key(ref)], "gatewaysync")
+      // Our own status is known by the answer to its write: what the watch tells of it is somebody else's doing.
+      const isUndone = !isAnswer && !Equal.equals(before?.status, after?.status)
+      if (isUndone || concerns(before, after)) yield* look([Resource.key(ref)], "gatewaysync")
     })
 
   const onPod = ({ after, before }: Store.Change<Pod.Pod>) =>
@@ -141,7 +143,9 @@ const make = Effect.gen(function* () {
       ...gatewaySyncs,
       // The answer to our own write may hold what somebody else wrote just before it, which no event tells any more.
       acknowledge: (id: Watcher.Identity, object: GatewaySync) =>
-        Effect.tap(gatewaySyncs.acknowledge(id, object), (changes) => Effect.forEach(changes, onGatewaySync))
+        Effect.tap(gatewaySyncs.acknowledge(id, object), (changes) =>
+          Effect.forEach(changes, (change) => onGatewaySync(change, true))
+        )
     },
     pods,
     maps,

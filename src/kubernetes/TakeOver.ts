@@ -10,6 +10,8 @@ import type * as Resource from "./Resource.ts"
 export interface Options extends WriteOptions {
   /** The part of the object that is ours alone, whoever wrote it before. */
   readonly part: "data" | "status"
+  /** Of the object that the body was decided on: a `Conflict` where it is another by now. */
+  readonly resourceVersion?: string | undefined
   /** Whether the API server's answer holds nothing but what was applied. */
   readonly isWhole: (answer: unknown) => boolean
 }
@@ -18,13 +20,15 @@ export interface Options extends WriteOptions {
 export const apply = Effect.fnUntraced(function* (
   resource: Resource.Resource,
   ref: Resource.ObjectRef,
-  body: object,
+  body: { readonly metadata?: object; readonly [part: string]: unknown },
   options: Options
 ) {
   const client = yield* ApiClient
-  const { isWhole, part, ...write } = options
+  const { isWhole, part, resourceVersion, ...write } = options
   const attempt = client.apply(resource, ref, body, write)
-  const answer = yield* attempt
+  const answer = yield* resourceVersion === undefined
+    ? attempt
+    : client.apply(resource, ref, { ...body, metadata: { ...body.metadata, resourceVersion } }, write)
   if (isWhole(answer)) return answer
   const operations = takeOver(answer, part, write.fieldManager)
   if (operations.length === 0) return answer

@@ -10,7 +10,7 @@
  *
  * *Recovery.* A clean end: watch again from the last resourceVersion. 410 in any form, or a resourceVersion that lies in
  * the future (asked for after each failure, and after a watch without a line): list again. 429: after Retry-After. A
- * connection that says nothing (not even bookmarks) is cut and opened again. No connection at all: again within six
+ * connection that says nothing (not even bookmarks) is cut and opened again. No answer at all: again within seven
  * seconds. All else: the same request again, after a back-off that only two quiet minutes reset.
  */
 import { Clock, Duration, Effect, Option, Random, Schema, Stream } from "effect"
@@ -58,7 +58,7 @@ export const silence = Duration.seconds(130)
 export const backoff = (failures: number, random: number): Duration.Duration =>
   Duration.millis(Math.min(30_000, 800 * 2 ** Math.min(failures, 10)) * (1 + random))
 /** As long as nobody answers at all: it costs the API server nothing, and who waits longer is deaf when it is back. */
-const whileAway = (random: number): Duration.Duration => Duration.millis(3000 * (1 + random))
+const whileAway = (failures: number, random: number): Duration.Duration => backoff(Math.min(failures, 2), random)
 const calm = Duration.toMillis(Duration.minutes(2))
 
 const RawIdentity = Schema.Struct({
@@ -91,6 +91,8 @@ export const run = Effect.fnUntraced(function* <A, R>(
   const operation = `WATCH ${options.resource.plural} ${options.namespace ?? "(all namespaces)"}`
   let failures = 0
   let lastFailure = 0
+  /** Failures without an answer, in a row. */
+  let away = 0
   /** The last resourceVersion seen; absent means: list whatever is newest. */
   let seen: string | undefined
 
@@ -110,8 +112,8 @@ export const run = Effect.fnUntraced(function* <A, R>(
     lastFailure = now
     const asked = error.reason._tag === "TooManyRequests" ? error.reason.retryAfterMillis : 0
     const random = yield* Random.next
-    // Not counted: an API server that has just come back may refuse the first request.
-    const own = isAway ? whileAway(random) : backoff(failures++, random)
+    // Counted apart: an API server that has just come back may refuse the first request.
+    const own = isAway ? whileAway(away++, random) : backoff(failures++, random)
     const retryIn = asked > 0 ? Duration.millis(asked * (1 + (yield* Random.next) * 0.2)) : own
     yield* emit([{ _tag: "Failed", error, retryIn }])
     yield* Effect.sleep(retryIn)
@@ -236,6 +238,7 @@ export const run = Effect.fnUntraced(function* <A, R>(
         yield* probe
       }
       answered = true
+      away = 0
       return yield* watchUntilLost
     })
     yield* round.pipe(

@@ -87,9 +87,8 @@ const running = Layer.effectDiscard(
   })
 )
 
-/** The controller over whatever ApiClient is given. */
-export const controller = running.pipe(
-  Layer.provideMerge(GatewaySyncController.layer),
+/** The controller over whatever ApiClient is given; it mirrors, and does not lead yet. */
+export const mirrors = GatewaySyncController.layer.pipe(
   Layer.provideMerge(
     Layer.mergeAll(
       Stores.layer,
@@ -105,6 +104,8 @@ export const controller = running.pipe(
   Layer.provide(GitCommand.layer),
   Layer.provide(NodeServices.layer)
 )
+
+export const controller = running.pipe(Layer.provideMerge(mirrors))
 
 export const layerWith = <E, R>(installed: Layer.Layer<never, E, R>) =>
   controller.pipe(

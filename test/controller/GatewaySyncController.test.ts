@@ -552,6 +552,22 @@ layer(Cluster.layer, { excludeTestServices: true, timeout: "2 minutes" })("Gatew
     })
   )
 
+  it.effect("puts back a status that somebody takes away, without a poll", () =>
+    Effect.gen(function* () {
+      const plant = yield* Cluster.plant("status-gone")
+      const first = yield* plant.repository.commit({ files: { a: "1" } })
+      yield* plant.create("site", { polling: { enabled: false } })
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+      yield* plant.client.mergePatch(
+        Names.gatewaySyncs,
+        plant.ref("site"),
+        { status: null },
+        { fieldManager: "somebody", subresource: "status" }
+      )
+      yield* Cluster.until(plant.get("site"), hasCommit(first))
+    })
+  )
+
   it.effect("resolves nothing while paused, and tells the agents", () =>
     Effect.gen(function* () {
       const plant = yield* Cluster.plant("paused")

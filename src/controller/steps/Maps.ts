@@ -70,11 +70,7 @@ export const paused = (cr: GatewaySync.GatewaySync, map: OwnedMap.OwnedMap): Ret
     Option.map(ours(cr, map), ({ revision: _revision, ...data }) => Metadata.encode({ ...data, paused: "true" }, hash))
   )
 
-const Written = Schema.Struct({
-  ...OwnedMap.OwnedMap.fields,
-  metadata: Schema.Struct({ ...OwnedMap.OwnedMap.fields.metadata.fields, resourceVersion: Schema.String })
-})
-const decodeWritten = Schema.decodeUnknownOption(Written)
+const decodeWritten = Schema.decodeUnknownOption(OwnedMap.OwnedMap)
 
 /** Writes the metadata map where it says something else; the span `apply` is what the agents' spans hang on. */
 export const applyMetadata = Effect.fnUntraced(function* (
@@ -94,6 +90,8 @@ export const applyMetadata = Effect.fnUntraced(function* (
       {
         ...Owned.write,
         part: "data",
+        // By a mirror that lags behind, an older commit would be written over what the former leader told.
+        resourceVersion: map?.metadata.resourceVersion,
         isWhole: (answer) => Option.exists(decodeWritten(answer), (written) => Equal.equals(written.data, all))
       }
     )

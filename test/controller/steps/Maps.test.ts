@@ -13,6 +13,7 @@ const map = (data: Readonly<Record<string, string>>, owner = "uid"): OwnedMap =>
     name: "stoker-metadata-site",
     namespace: "plant",
     uid: "map",
+    resourceVersion: "1",
     labels: {},
     ownerReferences: [{ uid: owner }]
   },
