@@ -33,6 +33,8 @@ export const backoff = (failures: number, random: number): Duration.Duration =>
   Duration.millis(Math.min(60_000, 1000 * 2 ** Math.min(failures, 10)) * (1 + random / 4))
 /** How often a gateway that does not run yet is looked at, and its files with it. */
 export const bootPoll = Duration.seconds(1)
+/** The longest that an apply which was refused in its middle is left: within that time its lock is renewed. */
+export const halfwayPause = Duration.seconds(5)
 /** How long a start waits for the API server before it takes what the volume keeps. */
 export const patience = Duration.seconds(5)
 /**
@@ -66,7 +68,7 @@ export class MetadataUnknown extends Schema.TaggedError<MetadataUnknown>()("Meta
 /** How a pass ended, and with that, what the next one waits for besides newer metadata. */
 type Outcome =
   /** All is as it should be, on the disk and in the gateway; the next look is a fall-back. */
-  | { readonly _tag: "Settled"; readonly period: Duration.Duration; readonly changed: number }
+  | { readonly _tag: "Settled"; readonly period: Duration.Duration }
   /** There is nothing to do, and nothing was compared. */
   | { readonly _tag: "Idle"; readonly period: Duration.Duration }
   /** The files are in place; the gateway does not run yet. */
@@ -110,10 +112,14 @@ const make = Effect.fnUntraced(function* (version: string) {
     data: Metadata.Data | undefined,
     fields: Partial<GatewayStatus.Report> = {}
   ) {
-    const commit = yield* sync.synced
+    const { syncedCommit: former, syncedRef, ...good } = yield* Ref.get(lastGood)
+    // Until its scans are made, a gateway works with the commit before; halfway between the two, with neither.
+    const before = Option.isSome(yield* sync.holds) ? former : undefined
+    const syncedCommit = Option.getOrElse(yield* sync.synced, () => before)
     yield* reporter.report({
-      ...(Option.isSome(commit) ? { syncedCommit: commit.value } : {}),
-      ...(yield* Ref.get(lastGood)),
+      ...good,
+      ...(syncedCommit === undefined ? {} : { syncedCommit }),
+      ...(syncedRef === undefined || syncedCommit !== former ? {} : { syncedRef }),
       syncStatus,
       agentVersion: version,
       profileName: settings.profile,
@@ -133,7 +139,7 @@ const make = Effect.fnUntraced(function* (version: string) {
     yield* Metrics.failed
     const waits = error instanceof GatewayError && error.next === "wait"
     const holds = yield* sync.holds
-    const stale = Option.match(holds, {
+    const stale = Option.match(yield* sync.synced, {
       onNone: () => "",
       onSome: (commit) => (commit === data?.commit ? "" : ` (until then the gateway has the files of ${short(commit)})`)
     })
@@ -197,8 +203,7 @@ const make = Effect.fnUntraced(function* (version: string) {
     }
     const { added, deleted, modified, projects, scanned } = applied
     const changed = added + modified + deleted
-    if (mode.again && changed === 0 && scanned.length === 0)
-      return { _tag: "Settled", period, changed } satisfies Outcome
+    if (mode.again && changed === 0 && scanned.length === 0) return { _tag: "Settled", period } satisfies Outcome
 
     const took = (yield* uptime) - begun
     const now = yield* DateTime.now
@@ -218,7 +223,7 @@ const make = Effect.fnUntraced(function* (version: string) {
     yield* Effect.logInfo(changed === 0 ? "nothing of this gateway changed" : "synced").pipe(
       Effect.annotateLogs({ added, modified, deleted, commit: data.commit, ref: data.ref, millis: took })
     )
-    return { _tag: "Settled", period, changed } satisfies Outcome
+    return { _tag: "Settled", period } satisfies Outcome
   })
 
   /** One pass over what is wanted now. */
@@ -290,9 +295,9 @@ const make = Effect.fnUntraced(function* (version: string) {
       if (outcome._tag === "Settled") trust = "inventory"
       if (outcome._tag === "Superseded") continue
       // Where another pod's agent has the volume, what it keeps there is not ours to replace.
-      const files = outcome._tag === "Settled" && outcome.changed === 0 ? "same" : "any"
-      yield* Effect.ignore(Effect.andThen(owner.claim, wanted.keep(files)))
-      const delay = yield* pause(outcome, failures, cold)
+      yield* Effect.ignore(Effect.flatMap(Effect.andThen(owner.claim, sync.kept), wanted.keep))
+      const longest = (yield* sync.isHalfway) ? halfwayPause : Duration.infinity
+      const delay = Duration.min(yield* pause(outcome, failures, cold), longest)
       yield* probes.beat(delay)
       yield* Effect.raceFirst(wanted.changedFrom(state), Effect.delay(wanted.refresh, delay))
     }
@@ -312,7 +317,7 @@ const longestMessage = 2000
 const short = (commit: string): string => commit.slice(0, 7)
 /** Milliseconds, by a clock that nobody sets: a jump of the other one must not look like a hung or an endless sync. */
 const uptime = Effect.map(Clock.monotonicTimeNanos, (nanos) => Number(nanos / 1_000_000n))
-const openRetries = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("30 seconds")])
+const openRetries = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced(halfwayPause)])
 
 const pause = (outcome: Outcome, failures: number, cold: boolean): Effect.Effect<Duration.Duration> => {
   switch (outcome._tag) {

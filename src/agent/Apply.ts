@@ -24,29 +24,36 @@ const turn = 64
 /** Changes that are ready: from here on they happen as a whole. */
 export interface Staged {
   readonly journal: Journal.Apply
+  /** Where the contents are: for `discard`. */
+  readonly staging: string
   readonly inventory: Inventory.Inventory
 }
 
-export interface Input {
+export interface Input<E> {
   readonly origin: Inventory.Origin
   readonly changes: Changes.Changes
   readonly readBlobs: (ids: ReadonlyArray<string>) => Stream.Stream<Blob, GitError>
   /** Scans that are owed from before. */
   readonly owed: ReadonlyArray<ScanKind>
+  /** Whether the volume is still ours, when all is staged: the journal may be another's by then. */
+  readonly confirm: Effect.Effect<void, E>
 }
 
 /**
  * Refuses, with nothing changed, contents that are only pointers to the files that were meant, and folders that would
  * refuse the change.
  */
-export const stage = Effect.fnUntraced(function* (input: Input) {
+export const stage = Effect.fnUntraced(function* <E>(input: Input<E>) {
   const folder = `${staging}/${(yield* Random.nextInt).toString(36)}`
   return yield* Effect.onError(stageIn(folder, input), () => Effect.ignore(discard(folder, input.owed)))
 })
 
-const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, owed, readBlobs }: Input) {
+const stageIn = Effect.fnUntraced(function* <E>(
+  folder: string,
+  { changes, confirm, origin, owed, readBlobs }: Input<E>
+) {
   const volume = yield* Volume
-  yield* volume.checkFolders(foldersOf(changes))
+  yield* volume.checkFolders([".stoker", ...foldersOf(changes)])
   const shelves = Array.from({ length: Math.min(concurrency, changes.writes.length) }, (_, n) => `${folder}/${n}`)
   for (const shelf of shelves) yield* volume.makeFolder(shelf)
 
@@ -79,18 +86,23 @@ const stageIn = Effect.fnUntraced(function* (folder: string, { changes, origin, 
     clear: changes.clear,
     writes: changes.writes.map(({ path }) => staged.get(path)!),
     deletes: changes.deletes,
+    seen: yield* look([...changes.clear, ...changes.deletes]),
     scans: Plan.scanKinds.filter((kind) => owed.includes(kind) || Plan.scansFor(Changes.paths(changes)).includes(kind))
   })
   const files = { ...changes.unchanged }
   for (const { file, path } of journal.writes) files[path] = file
   // A content that is synced is found again only if its folders are.
   yield* volume.sync([...journal.writes.map(({ staged }) => staged), ...shelves, folder, staging])
+  yield* confirm
   yield* Journal.save(journal)
-  return { journal, inventory: { version: 1, origin, files } } satisfies Staged
+  return { journal, staging: folder, inventory: { version: 1, origin, files } } satisfies Staged
 })
 
 /** Fails where `stage` would, for what the new files are or for where they come. Writes nothing. */
-export const rehearse = Effect.fnUntraced(function* ({ changes, readBlobs }: Pick<Input, "changes" | "readBlobs">) {
+export const rehearse = Effect.fnUntraced(function* ({
+  changes,
+  readBlobs
+}: Pick<Input<never>, "changes" | "readBlobs">) {
   yield* Effect.flatMap(Volume, (volume) => volume.checkFolders(foldersOf(changes)))
   const byId = pathsById(changes)
   const pointers: Array<string> = []
@@ -124,13 +136,29 @@ const foldersOf = ({ clear, deletes, writes }: Changes.Changes): ReadonlyArray<s
   ])
 ]
 
+/** The files that lie there. */
+const look = Effect.fnUntraced(function* (paths: ReadonlyArray<string>) {
+  const sights = yield* Effect.flatMap(Volume, (volume) => volume.look(paths))
+  const files: Record<string, { readonly size: number; readonly modified: number }> = {}
+  for (const [index, sight] of sights.entries()) {
+    if (sight._tag === "File") files[paths[index]!] = { size: sight.size, modified: sight.modified }
+  }
+  return files
+})
+
 /** What was staged there is not to happen after all. @param owed scans that are owed without it */
 export const discard = Effect.fnUntraced(function* (folder: string, owed: ReadonlyArray<ScanKind>) {
   const volume = yield* Volume
   const journal = yield* Journal.load
-  // First, since a journal without its contents cannot be completed.
   if (Option.exists(journal, (found) => found._tag === "Apply" && found.staging === folder)) {
-    yield* owed.length === 0 ? Journal.clear : Journal.save(Journal.Scan.make({ scans: owed }))
+    const withdraw = owed.length === 0 ? Journal.clear : Journal.save(Journal.Scan.make({ scans: owed }))
+    const aside = `${folder}.aside`
+    // A journal without its contents cannot be completed, so it goes first; a full disk needs their room for that.
+    yield* withdraw.pipe(
+      Effect.catch(() =>
+        Effect.andThen(Effect.andThen(volume.rename(folder, aside), volume.removeTree(aside)), withdraw)
+      )
+    )
   }
   yield* volume.removeTree(folder)
   yield* volume.removeFolder(staging)
@@ -179,7 +207,7 @@ const removeWithFolders = Effect.fnUntraced(function* (path: string) {
 const parent = (path: string): string => (path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".")
 
 /** Durable, in the inventory, and nothing owed any more but the scans. */
-export const finish = Effect.fnUntraced(function* ({ inventory, journal }: Staged) {
+export const finish = Effect.fnUntraced(function* ({ inventory, journal }: Pick<Staged, "inventory" | "journal">) {
   const volume = yield* Volume
   const paths = [...journal.clear, ...journal.writes.map(({ path }) => path), ...journal.deletes]
   yield* volume.sync([...new Set([".", ...paths.flatMap(Changes.ancestors)])])
@@ -191,7 +219,7 @@ export const finish = Effect.fnUntraced(function* ({ inventory, journal }: Stage
 /** An apply that began and did not end: `recover` is going to change files. */
 export const interrupted: Effect.Effect<Option.Option<Journal.Apply>, VolumeError, Volume> = Effect.map(
   Journal.load,
-  Option.filter((journal) => journal._tag === "Apply")
+  Option.filter((found) => found._tag === "Apply")
 )
 
 /** What a start found: the scans that are owed, and whether files may be in any state. */
@@ -209,50 +237,69 @@ export const recover: Effect.Effect<Recovery, VolumeError, Volume> = Effect.unin
   Effect.gen(function* () {
     const volume = yield* Volume
     yield* volume.makeFolder(".stoker")
-    const found = yield* Journal.load
-    if (Option.isNone(found) || found.value._tag === "Scan") {
+    const journal = Option.getOrElse(yield* Journal.load, () => Journal.Scan.make({ scans: [] }))
+    if (journal._tag === "Scan") {
       yield* volume.removeTree(staging)
-      return { owed: Option.isNone(found) ? [] : found.value.scans, interrupted: false }
+      return { owed: journal.scans, interrupted: false }
     }
-    const journal = found.value
+    const held = yield* Inventory.load
+    const files = { ...Inventory.filesOf(held) }
+    if (journal._tag === "Unreadable") {
+      yield* Effect.logWarning("the journal cannot be read; everything is scanned, and the disk is compared anew")
+      if (Option.isSome(held)) yield* Inventory.save({ version: 1, files })
+      yield* Journal.save(Journal.Scan.make({ scans: Plan.scanKinds }))
+      yield* volume.removeTree(staging)
+      return { owed: Plan.scanKinds, interrupted: true }
+    }
     const { changed, done, lost, staged } = yield* progressOf(journal)
-    const files = { ...Inventory.filesOf(yield* Inventory.load) }
+    // Where names that differ in case are one, the former name of what is in place is the new file.
+    const inPlace = new Set([...done, ...changed].map(({ path }) => Plan.fold(path)))
+    const clear = journal.clear.filter((path) => !inPlace.has(Plan.fold(path)))
+    const isForeign = yield* foreignOf(journal)
     const list = (writes: Journal.Apply["writes"]) => {
       for (const { file, path } of writes) files[path] = file
     }
-    if (lost.length > 0) {
+    if (lost.length > 0 || clear.some(isForeign)) {
       yield* Effect.logWarning(
-        "an interrupted sync cannot be completed, since part of its new files is not there; the disk is compared anew"
+        "an interrupted sync cannot be completed, since part of its new files is lost, or another file is in their way; the disk is compared anew"
       )
       list(done)
+      for (const path of [...journal.clear, ...journal.deletes]) if (isForeign(path)) delete files[path]
       yield* finish({ journal, inventory: { version: 1, files } })
     } else {
       yield* Effect.logInfo("an interrupted sync is completed").pipe(
-        Effect.annotateLogs({ commit: journal.origin.commit })
+        Effect.annotateLogs({ commit: journal.origin?.commit ?? "unknown" })
       )
-      // Where names that differ in case are one, the former name of what is in place is the new file.
-      const inPlace = new Set([...done, ...changed].map(({ path }) => Plan.fold(path)))
-      const clear = journal.clear.filter((path) => !inPlace.has(Plan.fold(path)))
-      yield* perform({ clear, writes: staged, deletes: journal.deletes })
+      yield* perform({ clear, writes: staged, deletes: journal.deletes.filter((path) => !isForeign(path)) })
       for (const path of [...journal.clear, ...journal.deletes]) delete files[path]
       list(journal.writes)
-      const origin = changed.length === 0 ? { origin: journal.origin } : {}
+      const origin = changed.length === 0 && journal.origin !== undefined ? { origin: journal.origin } : {}
       yield* finish({ journal, inventory: { version: 1, ...origin, files } })
     }
     return { owed: journal.scans, interrupted: true }
   })
 )
 
+/** Whether another file lies there than the one that the apply was to delete. */
+const foreignOf = Effect.fnUntraced(function* ({ clear, deletes, seen }: Journal.Apply) {
+  if (seen === undefined) return () => false
+  const now = yield* look([...clear, ...deletes])
+  return (path: string) =>
+    now[path] !== undefined && (now[path].size !== seen[path]?.size || now[path].modified !== seen[path].modified)
+})
+
 /** How far an apply came: `staged` files are still to be renamed. */
 type Progress = "staged" | "done" | "changed" | "lost"
 
 /**
  * Contents are synced before the journal speaks of them, and each is renamed or not. So what is no longer staged was
- * renamed; when it is not what lies there, somebody changed it since, as a gateway does that signs what it loads.
+ * renamed, unless the whole folder is gone; when it is not what lies there, somebody changed or removed it since, as a
+ * gateway does that signs what it loads.
  */
 const progressOf = Effect.fnUntraced(function* (journal: Journal.Apply) {
   const volume = yield* Volume
-  const look = Effect.fnUntraced(function* (path: string, file: Inventory.File) {
+  const [shelves] = yield* volume.look([journal.staging ?? staging])
+  const contentOf = Effect.fnUntraced(function* (path: string, file: Inventory.File) {
     const [sight] = yield* volume.look([path])
     if (sight?._tag !== "File") return "missing"
     if (sight.size !== file.size) return "other"
@@ -265,11 +312,11 @@ const progressOf = Effect.fnUntraced(function* (journal: Journal.Apply) {
     lost: []
   }
   for (const write of journal.writes) {
-    const beside = yield* look(write.staged, write.file)
-    const there = beside === "missing" ? yield* look(write.path, write.file) : beside
+    const beside = yield* contentOf(write.staged, write.file)
+    const there = beside === "missing" ? yield* contentOf(write.path, write.file) : beside
     if (beside === "same") progress.staged.push(write)
     else if (there === "same") progress.done.push(write)
-    else if (beside === "missing" && there === "other") progress.changed.push(write)
+    else if (beside === "missing" && shelves?._tag === "Folder") progress.changed.push(write)
     else progress.lost.push(write)
   }
   return progress

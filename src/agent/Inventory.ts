@@ -31,6 +31,8 @@ export const Inventory = Schema.Struct({
   version: Schema.Literal(1),
   /** Absent while the files may be of two commits: an apply could not be completed, and nothing was compared since. */
   origin: Schema.optionalKey(Origin),
+  /** Instead of `origin` in the format before this one: whose profile it was is not known. */
+  commit: Schema.optionalKey(Schema.String),
   files: Files
 })
 export type Inventory = typeof Inventory.Type

@@ -11,14 +11,17 @@ const scans = Schema.Array(ScanKind)
 
 /** Files are being changed. All paths are relative to the data directory. */
 export const Apply = Schema.TaggedStruct("Apply", {
-  origin: Inventory.Origin,
+  /** Absent in the format before this one, and so are `staging` and `seen`. */
+  origin: Schema.optionalKey(Inventory.Origin),
   /** Holds the new contents. */
-  staging: Schema.String,
+  staging: Schema.optionalKey(Schema.String),
   /** Deleted first: they are in the way of what is written. */
   clear: Schema.Array(Schema.String),
   /** In this order. `staged`, below `staging`, holds the new content until it is renamed to `path`. */
   writes: Schema.Array(Schema.Struct({ path: Schema.String, staged: Schema.String, file: Inventory.File })),
   deletes: Schema.Array(Schema.String),
+  /** What lay in place of `clear` and `deletes` when this was staged: what comes there later is not ours to delete. */
+  seen: Schema.optionalKey(Schema.Record(Schema.String, Schema.Struct({ size: Schema.Int, modified: Schema.Finite }))),
   scans
 })
 export type Apply = typeof Apply.Type
@@ -30,18 +33,20 @@ export type Scan = typeof Scan.Type
 export const Journal = Schema.Union([Apply, Scan])
 export type Journal = typeof Journal.Type
 
+/** Written by nobody that we know of: anything may have been under way. */
+export interface Unreadable {
+  readonly _tag: "Unreadable"
+}
+
 const decode = Schema.decodeUnknownEffect(Schema.fromJsonString(Journal))
 const file = ".stoker/journal.json"
 
 export const load = Effect.gen(function* () {
   const volume = yield* Volume
   const [sight] = yield* volume.look([file])
-  if (sight?._tag !== "File") return Option.none<Journal>()
-  return yield* decode(Buffer.from(yield* volume.read(file)).toString()).pipe(
-    Effect.map(Option.some),
-    // It is swapped as a whole, so this is not ours.
-    Effect.catch(() => Effect.as(Effect.logWarning(`${file} cannot be read and is dropped`), Option.none<Journal>()))
-  )
+  if (sight?._tag !== "File") return Option.none<Journal | Unreadable>()
+  const text = Buffer.from(yield* volume.read(file)).toString()
+  return Option.some(yield* Effect.orElseSucceed(decode(text), (): Journal | Unreadable => ({ _tag: "Unreadable" })))
 })
 
 /** On the disk when it returns. */

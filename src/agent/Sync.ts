@@ -55,16 +55,21 @@ export class Sync extends Context.Service<
      */
     readonly open: Effect.Effect<void, VolumeError | VolumeOwned | GatewayError>
     /**
-     * Scans are locked out while files change, wherever a gateway answers. The files are as the commit has them when this succeeds, and a gateway that is up has scanned them. Scans that fail
-     * stay owed, over restarts too, and are made by the next pass.
+     * Scans are locked out while files change, wherever a gateway answers. The files are as the commit has them when this
+     * succeeds, and a gateway that is up has scanned them. Scans that fail stay owed, over restarts too, and are made by
+     * the next pass, also by one that gets no further than to a commit that it cannot have.
      */
     readonly apply: (request: Request) => Effect.Effect<Applied, SyncError>
     /** What `apply` would change, or why it would be refused. Writes nothing to the data directory. */
     readonly count: (request: Request) => Effect.Effect<Counts, SyncError>
     /** The commit whose files the volume holds, all of them: none while an apply is under way, or after one that was lost. */
     readonly holds: Effect.Effect<Option.Option<string>>
-    /** The same, once no scan is owed: the commit that the gateway works with. */
+    /** The same, once no scan is owed and it is known who brought them: the commit that the gateway works with. */
     readonly synced: Effect.Effect<Option.Option<string>>
+    /** The commit for which the volume says so: later ones that change nothing of the files are not written down. */
+    readonly kept: Effect.Effect<Option.Option<string>>
+    /** Files are of two commits, and the gateway is kept from reading them only for as long as its lock lasts. */
+    readonly isHalfway: Effect.Effect<boolean>
   }
 >()("stoker/agent/Sync") {
   static readonly layer = Layer.effect(
@@ -91,6 +96,8 @@ const make = Effect.gen(function* () {
   const gateway = yield* GatewayClient
   const inventory = yield* Ref.make(Option.none<Inventory.Inventory>())
   const owedScans = yield* Ref.make<ReadonlySet<ScanKind>>(new Set())
+  /** The commit that was found last to have the same files as that of the inventory. */
+  const same = yield* Ref.make(Option.none<string>())
   /** The claim under which `inventory` was read; none while an apply is under way, which only the journal knows. */
   const opened = yield* Ref.make(Option.none<number>())
 
@@ -107,6 +114,24 @@ const make = Effect.gen(function* () {
       Option.filter((found) => Equal.equals(found, origin(found.commit))),
       Option.map(({ commit }) => commit)
     )
+
+  /** Of no apply under way. */
+  const atRest = (
+    commit: (held: Option.Option<Inventory.Inventory>, same: Option.Option<string>) => Option.Option<string>
+  ) =>
+    Effect.gen(function* () {
+      return Option.isNone(yield* Ref.get(opened))
+        ? Option.none()
+        : commit(yield* Ref.get(inventory), yield* Ref.get(same))
+    })
+  const kept = atRest(commitOf)
+  const known = atRest((held, same) => Option.orElse(same, () => commitOf(held)))
+  const holds = atRest((held, same) =>
+    same.pipe(
+      Option.orElse(() => commitOf(held)),
+      Option.orElse(() => Option.flatMapNullishOr(held, ({ commit }) => commit))
+    )
+  )
 
   const owe = (kinds: ReadonlyArray<ScanKind>) => Ref.update(owedScans, (owed) => new Set([...owed, ...kinds]))
   const owed = Effect.map(Ref.get(owedScans), (kinds) => Plan.scanKinds.filter((kind) => kinds.has(kind)))
@@ -175,8 +200,11 @@ const make = Effect.gen(function* () {
     deleted: changes.clear.length + changes.deletes.length
   })
 
-  /** Locks out the scans that would see the change, while a gateway is there to make them. */
-  const lock = Effect.fnUntraced(function* (journal: Journal.Apply) {
+  /**
+   * Locks out the scans that would see the change, while a gateway is there to make them.
+   * @param files `halfway` when some have changed already
+   */
+  const lock = Effect.fnUntraced(function* (journal: Journal.Apply, files: "untouched" | "halfway") {
     const held: Array<ScanKind> = []
     yield* Effect.forEach(
       journal.scans,
@@ -192,25 +220,33 @@ const make = Effect.gen(function* () {
         NotRunning: () => Effect.void,
         Commissioning: () => Effect.void
       }),
-      // Only a scan gives a lock back, and nothing has changed yet.
-      Effect.onError(() => Effect.forEach(held, (kind) => Effect.ignore(gateway.requestScan(kind)), { discard: true }))
+      // Only a scan gives a lock back, which is none to be made halfway.
+      Effect.onError(() =>
+        Effect.forEach(files === "untouched" ? held : [], (kind) => Effect.ignore(gateway.requestScan(kind)), {
+          discard: true
+        })
+      )
     )
   })
 
-  const open = Effect.gen(function* () {
-    const claim = yield* owner.claim
-    const interrupted = yield* Apply.interrupted
-    if (Option.isSome(interrupted)) {
-      yield* lock(interrupted.value)
-      yield* owner.confirm(claim)
-    }
-    const recovery = yield* Apply.recover
-    yield* owe(recovery.owed)
-    yield* Ref.set(inventory, yield* Inventory.load)
-    yield* Ref.set(opened, Option.some(claim))
-    // What the Go agent leaves behind when it is killed.
-    yield* volume.removeTree(Plan.formerStaging)
-  }).pipe(Effect.provideService(Volume, volume))
+  const open = Effect.fnUntraced(
+    function* (claim: number) {
+      const interrupted = yield* Apply.interrupted
+      if (Option.isSome(interrupted)) {
+        yield* lock(interrupted.value, "halfway")
+        yield* owner.confirm(claim)
+        yield* Ref.set(opened, Option.none())
+      }
+      const recovery = yield* Apply.recover
+      yield* owe(recovery.owed)
+      yield* Ref.set(inventory, yield* Inventory.load)
+      yield* Ref.set(same, Option.none())
+      yield* Ref.set(opened, Option.some(claim))
+      // What the Go agent leaves behind when it is killed.
+      yield* volume.removeTree(Plan.formerStaging)
+    },
+    Effect.provideService(Volume, volume)
+  )
 
   /** Puts the changes in place; what is left is to make them last, which a scan need not wait for. */
   const write = Effect.fnUntraced(function* (
@@ -219,25 +255,27 @@ const make = Effect.gen(function* () {
     { changes, mirror }: Effect.Success<ReturnType<typeof prepare>>
   ) {
     const owedBefore = yield* owed
-    // The fetch took its time, and so will the lock: if we stood still, the volume may be another's by now.
-    yield* owner.confirm(claim)
     const staged = yield* Apply.stage({
       origin: origin(data.commit),
       changes,
       readBlobs: mirror.readBlobs,
-      owed: owedBefore
+      owed: owedBefore,
+      confirm: owner.confirm(claim)
     })
-    const { scans, staging } = staged.journal
-    yield* Effect.onError(lock(staged.journal), () => Effect.ignore(Apply.discard(staging, owedBefore)))
-    yield* owner.confirm(claim)
+    // The lock takes its time: if we stood still, the volume may be another's by now.
+    yield* Effect.onError(Effect.andThen(lock(staged.journal, "untouched"), owner.confirm(claim)), () =>
+      Effect.ignore(Apply.discard(staged.staging, owedBefore))
+    )
     yield* Ref.set(opened, Option.none())
-    yield* owe(scans)
+    yield* owe(staged.journal.scans)
     yield* Apply.commit(staged)
     return Effect.uninterruptible(
       Effect.gen(function* () {
         yield* Apply.finish(staged)
         yield* Ref.set(inventory, Option.some(staged.inventory))
+        yield* Ref.set(same, Option.none())
         yield* Ref.set(opened, Option.some(claim))
+        yield* Effect.ignore(mirror.setApplied(data.commit))
       })
     )
   }, Effect.withSpan("write"))
@@ -245,12 +283,17 @@ const make = Effect.gen(function* () {
   /** Nothing to write: the inventory learns what it did not know. */
   const adopt = Effect.fnUntraced(function* (
     { data }: Request,
-    { changes, held }: Effect.Success<ReturnType<typeof prepare>>
+    { changes, held, mirror }: Effect.Success<ReturnType<typeof prepare>>
   ) {
     const next: Inventory.Inventory = { version: 1, origin: origin(data.commit), files: changes.unchanged }
-    const isSame = Option.isSome(commitOf(held)) && sameFiles(Inventory.filesOf(held), next.files)
-    if (!isSame) yield* Inventory.save(next)
+    if (Option.isSome(commitOf(held)) && sameFiles(Inventory.filesOf(held), next.files)) {
+      yield* Ref.set(same, Option.some(data.commit))
+      return yield* Effect.ignore(mirror.tidy)
+    }
+    yield* Inventory.save(next)
     yield* Ref.set(inventory, Option.some(next))
+    yield* Ref.set(same, Option.none())
+    yield* Effect.ignore(mirror.setApplied(data.commit))
   })
 
   const scan = Effect.gen(function* () {
@@ -263,22 +306,37 @@ const make = Effect.gen(function* () {
     return kinds
   })
 
-  const apply = Effect.fnUntraced(
-    function* (request: Request) {
-      const claim = yield* owner.claim
-      const isOpen = Option.contains(yield* Ref.get(opened), claim)
-      if (!isOpen) yield* open
-      const prepared = yield* prepare(isOpen ? request : { ...request, trust: "disk" })
-      const { changes, mirror, plan, unmanaged } = prepared
+  /** A pass that does not get to its scans makes those of the commit before, if the volume holds one. */
+  const scanOwed = Effect.gen(function* () {
+    if (Option.isSome(yield* holds) && (yield* scan).length > 0) yield* Journal.clear
+  })
+
+  const bring = Effect.fnUntraced(
+    function* (claim: number, request: Request) {
+      const prepared = yield* prepare(request)
+      const { changes, plan, unmanaged } = prepared
       const last = Changes.isEmpty(changes) ? adopt(request, prepared) : yield* write(claim, request, prepared)
       if (request.gateway === "down") yield* owe(Plan.scansFor(plan.files.keys()))
       const [, scanned] = yield* Effect.all([last, request.gateway === "up" ? scan : Effect.succeed([])], {
         concurrency: 2
       })
       if (scanned.length > 0) yield* Journal.clear
-      // Only a saving for the next fetch.
-      yield* Effect.ignore(mirror.setApplied(request.data.commit))
       return { ...counts(changes), projects: projectsOf(plan.files.keys()), scanned, unmanaged } satisfies Applied
+    },
+    (effect, _, { gateway }) =>
+      Effect.tapError(effect, ({ _tag }) =>
+        // What the gateway itself refuses is asked for by the next pass, and another's volume is none to be scanned.
+        gateway === "down" || _tag === "GatewayError" || _tag === "VolumeOwned" ? Effect.void : Effect.ignore(scanOwed)
+      )
+  )
+
+  const apply = Effect.fnUntraced(
+    function* (request: Request) {
+      const claim = yield* owner.claim
+      // Nor open is what could not be taken back.
+      const isOpen = Option.contains(yield* Ref.get(opened), claim) && Option.isNone(yield* Apply.interrupted)
+      if (!isOpen) yield* open(claim)
+      return yield* bring(claim, isOpen ? request : { ...request, trust: "disk" })
     },
     Effect.provideService(Volume, volume)
   )
@@ -292,13 +350,17 @@ const make = Effect.gen(function* () {
     Effect.provideService(Volume, volume)
   )
 
-  const holds = Effect.flatMap(
-    Ref.get(opened),
-    Option.match({ onNone: () => Effect.succeedNone, onSome: () => Effect.map(Ref.get(inventory), commitOf) })
-  )
-  const synced = Effect.flatMap(owed, (kinds) => (kinds.length === 0 ? holds : Effect.succeedNone))
+  const synced = Effect.flatMap(owed, (kinds) => (kinds.length === 0 ? known : Effect.succeedNone))
 
-  return Sync.of({ open, apply, count, holds, synced })
+  return Sync.of({
+    open: Effect.flatMap(owner.claim, open),
+    apply,
+    count,
+    holds,
+    synced,
+    kept,
+    isHalfway: Effect.map(Ref.get(opened), Option.isNone)
+  })
 })
 
 const projectsOf = (paths: Iterable<string>): ReadonlyArray<string> => {

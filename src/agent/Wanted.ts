@@ -36,10 +36,10 @@ export class Wanted extends Context.Service<
     readonly useKept: Effect.Effect<void>
     /**
      * Keeps what was heard last on the volume.
-     * @param files `same` when they were found to be what they are at the commit that is kept already: that one is as
-     * good, and nothing is written where only the commit is another
+     * @param commit the one that the volume holds, which is kept instead of what was heard: a start without API and git
+     * has it, and nothing is written for a commit that changes no file
      */
-    readonly keep: (files: "same" | "any") => Effect.Effect<void>
+    readonly keep: (commit: Option.Option<string>) => Effect.Effect<void>
   }
 >()("stoker/agent/Wanted") {
   static readonly layer = Layer.effect(
@@ -67,9 +67,9 @@ const decodeKept = Schema.decodeUnknownEffect(Kept)
 const encodeKept = Schema.encodeSync(Kept)
 const file = ".stoker/metadata.json"
 
-/** What there is besides the commit, and what comes anew with each. */
-const withoutCommit = (data: Readonly<Record<string, string>>) =>
-  Record.filter(data, (_, key) => !["commit", "ref", "revision", "traceparent"].includes(key))
+/** But for what comes anew with each commit. */
+const lasting = (data: Readonly<Record<string, string>>) =>
+  Record.filter(data, (_, key) => !["ref", "revision", "traceparent"].includes(key))
 
 const make = Effect.gen(function* () {
   const settings = yield* Settings
@@ -179,12 +179,12 @@ const make = Effect.gen(function* () {
   )
 
   const keep = Effect.fnUntraced(
-    function* (files: "same" | "any") {
+    function* (commit: Option.Option<string>) {
       if (raw === undefined) return
-      const relevant = (data: Readonly<Record<string, string>>) => (files === "same" ? withoutCommit(data) : data)
+      const data = Option.isSome(commit) ? { ...raw, commit: commit.value } : raw
       const former = yield* Effect.orElseSucceed(kept, () => undefined)
-      if (former !== undefined && Equal.equals(relevant(former), relevant(raw))) return
-      yield* volume.replace(file, encodeKept({ ...identity, data: raw }))
+      if (former !== undefined && Equal.equals(lasting(former), lasting(data))) return
+      yield* volume.replace(file, encodeKept({ ...identity, data }))
     },
     Effect.catch((error) => Effect.logWarning(`the metadata cannot be kept on the volume: ${error.message}`))
   )

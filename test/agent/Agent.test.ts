@@ -1,6 +1,17 @@
 /** The agent as a whole, from the metadata to the gateway's scan. */
 import { assert, it, layer } from "@effect/vitest"
-import { Clock, Context, Duration, Effect, FileSystem, Layer, type Scope, SubscriptionRef } from "effect"
+import {
+  Clock,
+  Context,
+  Duration,
+  Effect,
+  FileSystem,
+  Layer,
+  Option,
+  Redacted,
+  type Scope,
+  SubscriptionRef
+} from "effect"
 import { backoff, superseding } from "../../src/agent/Agent.ts"
 import * as GatewayStatus from "../../src/api/GatewayStatus.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
@@ -88,9 +99,10 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       }
       assert.deepStrictEqual((yield* gateway.counters).requests, before.requests)
       assert.deepStrictEqual(yield* written, disk)
-      // What else is in the metadata is kept all the same.
+      // What else is in the metadata is kept all the same, with the commit that the files are of.
       yield* want(last, { syncPeriod: 7 })
-      yield* until(Effect.map(kept, (text) => text.includes(last)))
+      yield* until(Effect.map(kept, (text) => text.includes('\\"syncPeriod\\":7')))
+      assert.include(yield* kept, first)
     })
   )
 
@@ -578,6 +590,53 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       const second = yield* repository.commit({ files: view("two") })
       yield* want(second)
       yield* api.awaitReport(synced(second))
+    })
+  )
+
+  test(
+    "after commits that change nothing here, without API server and git, puts back what was changed before a start",
+    Effect.gen(function* () {
+      const { agent, api, exists, gateway, probe, read, repository, want, write } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          yield* Layer.build(agent)
+          yield* api.awaitReport(synced(first))
+          for (const text of ["1", "2"]) {
+            const next = yield* repository.commit({ files: { "elsewhere/a": text } })
+            yield* want(next)
+            yield* api.awaitReport(synced(next))
+          }
+          // A newer one that cannot be had is not what is on the volume.
+          const revision = yield* want("1".repeat(40))
+          yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+          yield* until(exists(".stoker/metadata.json"))
+        })
+      )
+      yield* gateway.setPhase("down")
+      yield* gateway.awaitPhase("down")
+      yield* api.setAway(true)
+      yield* repository.requireLogin(Option.some({ username: "u", password: Redacted.make("p") }))
+      yield* write(viewFile, "seeded")
+      const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+      yield* probe(failing("startup"))
+      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+    })
+  )
+
+  test(
+    "removes what the Go agent leaves behind when it is killed",
+    Effect.gen(function* () {
+      const { agent, api, exists, gateway, repository, want, write } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      yield* write(".sync-staging/projects/line/project.json", "half")
+      const first = yield* repository.commit({ files: view("one") })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(synced(first))
+      assert.isFalse(yield* exists(".sync-staging"))
     })
   )
 

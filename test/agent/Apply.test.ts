@@ -332,19 +332,21 @@ layer(NodeServices.layer)("Apply", (it) => {
       Effect.gen(function* () {
         const root = yield* folder
         yield* start(root, one)
-        const disk = Site.disk(root, (real) => ({
-          checkFolders: (paths) =>
-            paths.includes("config/x") ? Site.refusal("config/x", "EACCES") : real.checkFolders(paths)
-        }))
-        const gone = commit("three", { "config/a": "2" })
-        for (const wanted of [two, gone]) {
-          const error = yield* Effect.flip(Effect.provide(Site.start(wanted), disk))
-          assert.match(error.message, /cannot write into config\/x .*\(EACCES\)/)
-          assert.deepStrictEqual(yield* Site.read(root), one.tree)
-          assert.deepStrictEqual(yield* (yield* FileSystem.FileSystem).readDirectory(`${root}/.stoker`), [
-            "applied.json",
-            "journal.json"
-          ])
+        for (const refusing of ["config/x", ".stoker"]) {
+          const disk = Site.disk(root, (real) => ({
+            checkFolders: (paths) =>
+              paths.includes(refusing) ? Site.refusal(refusing, "EACCES") : real.checkFolders(paths)
+          }))
+          const gone = commit("three", { "config/a": "2" })
+          for (const wanted of [two, gone]) {
+            const error = yield* Effect.flip(Effect.provide(Site.start(wanted), disk))
+            assert.include(error.message, `cannot write into ${refusing} in the data directory (EACCES)`)
+            assert.deepStrictEqual(yield* Site.read(root), one.tree)
+            assert.deepStrictEqual(yield* (yield* FileSystem.FileSystem).readDirectory(`${root}/.stoker`), [
+              "applied.json",
+              "journal.json"
+            ])
+          }
         }
       })
     )
@@ -442,6 +444,77 @@ layer(NodeServices.layer)("Apply", (it) => {
         })
     )
 
+    it.effect("though somebody removed what was renamed: that comes back with the compare", () =>
+      Effect.gen(function* () {
+        const root = yield* halfway(2)
+        const fs = yield* FileSystem.FileSystem
+        yield* fs.remove(`${root}/config/a`)
+        yield* Effect.provide(Apply.recover, Volume.layer(root))
+        const { "config/a": _, ...rest } = after
+        assert.deepStrictEqual(yield* Site.read(root), rest)
+        assert.isUndefined(yield* originOf(root))
+        yield* start(root, commit("two", after))
+        assert.deepStrictEqual(yield* Site.read(root), after)
+      })
+    )
+
+    it.effect("and deletes nothing that came since it was staged", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* start(root, commit("one", { "config/a": "1", "config/b": "1", "config/z": "1" }))
+        const killed = Site.disk(root, (real) => ({
+          replace: (path, content) =>
+            path === ".stoker/applied.json" ? Effect.die("killed") : real.replace(path, content)
+        }))
+        yield* Effect.exit(Effect.provide(Site.start(commit("two", { "config/z": "2" })), killed))
+        assert.deepStrictEqual(yield* Site.read(root), { "config/z": "2" })
+        yield* Site.plant(root, { "config/a": "saved by a Designer since" })
+        yield* Effect.provide(Apply.recover, Volume.layer(root))
+        yield* start(root, commit("two", { "config/z": "2" }))
+        assert.deepStrictEqual(yield* Site.read(root), { "config/a": "saved by a Designer since", "config/z": "2" })
+        assert.deepStrictEqual(yield* inventoryOf(root), ["config/z"])
+      })
+    )
+
+    it.effect("and refuses where what came since is in the way of a folder", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        yield* start(root, commit("one", { "config/x": "1" }))
+        const two = commit("two", { "config/x/y": "2" })
+        const killed = Site.disk(root, () => ({
+          makeFolder: (path) => (path === "config/x" ? Effect.die("killed") : Effect.void)
+        }))
+        yield* Effect.provide(Apply.recover, Volume.layer(root))
+        const { staged } = yield* Effect.provide(Site.stage(two), Volume.layer(root))
+        yield* Effect.exit(Effect.provide(Apply.commit(staged!), killed))
+        yield* Site.plant(root, { "config/x": "saved by a Designer since" })
+        assert.match((yield* Effect.flip(start(root, two))).message, /config\/x/)
+        assert.deepStrictEqual(yield* Site.read(root), { "config/x": "saved by a Designer since" })
+        assert.isUndefined(yield* originOf(root))
+      })
+    )
+
+    it.effect("nothing of an apply that was called off on a full disk", () =>
+      Effect.gen(function* () {
+        const root = yield* folder
+        const fs = yield* FileSystem.FileSystem
+        yield* start(root, commit("one", before))
+        const { staged } = yield* Effect.provide(Site.stage(commit("two", after)), Volume.layer(root))
+        const staging = `${root}/${staged!.staging}`
+        const full = Site.disk(root, (real) => ({
+          replace: (path, content) =>
+            Effect.flatMap(Effect.orDie(fs.exists(staging)), (isThere) =>
+              isThere ? Site.refusal(path, "ENOSPC") : real.replace(path, content)
+            )
+        }))
+        yield* Effect.provide(Apply.discard(staged!.staging, ["projects"]), full)
+        assert.deepStrictEqual((yield* fs.readDirectory(`${root}/.stoker`)).sort(), ["applied.json", "journal.json"])
+        assert.deepStrictEqual((yield* Effect.provide(Apply.recover, Volume.layer(root))).owed, ["projects"])
+        assert.deepStrictEqual(yield* Site.read(root), before)
+        assert.strictEqual(yield* originOf(root), "one")
+      })
+    )
+
     it.effect("owes what was owed before an apply that was called off", () =>
       Effect.gen(function* () {
         const root = yield* folder
@@ -449,7 +522,7 @@ layer(NodeServices.layer)("Apply", (it) => {
           yield* Apply.recover
           const { staged } = yield* Site.stage(commit("one", { "config/a": "1" }), { owed: ["projects"] })
           assert.deepStrictEqual(staged?.journal.scans, ["projects", "config"])
-          yield* Apply.discard(staged!.journal.staging, ["projects"])
+          yield* Apply.discard(staged!.staging, ["projects"])
           assert.deepStrictEqual(yield* Apply.recover, { owed: ["projects"], interrupted: false })
         }).pipe(Effect.provide(Volume.layer(root)))
         assert.deepStrictEqual(yield* Site.read(root), {})

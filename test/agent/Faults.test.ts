@@ -15,8 +15,9 @@ import {
   Stream,
   SubscriptionRef
 } from "effect"
-import { Volume, VolumeError } from "../../src/agent/Volume.ts"
+import { blobId, Volume, VolumeError } from "../../src/agent/Volume.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
+import { filesOf, type GatewayModel } from "../../src/sandbox/gateway/GatewayModel.ts"
 import { Health } from "../../src/telemetry/Health.ts"
 import { config, kinds, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
 
@@ -30,6 +31,10 @@ const makeDisk = Effect.gen(function* () {
   const beforeRename = yield* Ref.make<Effect.Effect<void>>(Effect.void)
   /** Runs, once, when the journal of an apply is there; then the lock is asked for. */
   const onJournal = yield* Ref.make<Effect.Effect<void>>(Effect.void)
+  /** Runs, once, before new contents are written beside. */
+  const onStage = yield* Ref.make<Effect.Effect<void>>(Effect.void)
+  /** Runs, once, before it is read whose the volume is. */
+  const onOwner = yield* Ref.make<Effect.Effect<void, VolumeError>>(Effect.void)
   const disk = (real: Layer.Layer<Volume>) =>
     Layer.effect(
       Volume,
@@ -43,7 +48,16 @@ const makeDisk = Effect.gen(function* () {
           })
         return Volume.of({
           ...volume,
-          create: (path, content) => guarded("create", path, volume.create(path, content)),
+          create: (path, content) =>
+            Effect.andThen(
+              path.startsWith(".stoker/staging") ? Effect.flatten(Ref.getAndSet(onStage, Effect.void)) : Effect.void,
+              guarded("create", path, volume.create(path, content))
+            ),
+          read: (path) =>
+            Effect.andThen(
+              path === ".stoker/owner" ? Effect.flatten(Ref.getAndSet(onOwner, Effect.void)) : Effect.void,
+              volume.read(path)
+            ),
           replace: (path, content) =>
             Effect.tap(volume.replace(path, content), () =>
               path === ".stoker/journal.json" ? Effect.flatten(Ref.getAndSet(onJournal, Effect.void)) : Effect.void
@@ -57,6 +71,8 @@ const makeDisk = Effect.gen(function* () {
     disk,
     beforeRename,
     onJournal,
+    onOwner,
+    onStage,
     refuse: (operation: "create" | "rename", code: string) => Ref.set(refuses, { operation, code }),
     heal: Ref.set(refuses, undefined),
     awaitRefusal: SubscriptionRef.changes(refusals).pipe(
@@ -66,6 +82,15 @@ const makeDisk = Effect.gen(function* () {
     )
   }
 })
+
+const fails = (route: string) => ({
+  route: `POST /data/api/v1/${route}`,
+  failure: Failure.cases.Status.make({ status: 500 })
+})
+
+/** The text of every view that the gateway works with. */
+const viewsIn = (model: GatewayModel) =>
+  [...filesOf(model)].flatMap(([path, { text }]) => (path.endsWith("/view.json") ? [text] : []))
 
 /** A clock by which everything that waits is done 50 times as soon. */
 const hasty = Effect.map(Clock.Clock, (real): Clock.Clock => ({
@@ -156,10 +181,64 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         yield* awaitRefusal
         const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
         assert.match(report.errorMessage ?? "", /\(EIO\)/)
+        assert.isUndefined(report.syncedCommit)
         yield* heal
         yield* api.awaitReport(synced(second))
         assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
       })
+    )
+
+    test(
+      "in the middle of an apply, then a lock is refused: the agent itself does not ask for a scan of the middle",
+      Effect.gen(function* () {
+        const { beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, gateway, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const site = (text: string) => {
+          const one = view(text)
+          const another = Object.entries(one).map(([path, content]) => [path.replace("/main/", "/aaa/"), content])
+          return { ...one, ...config(text), ...Object.fromEntries(another) }
+        }
+        const first = yield* repository.commit({ files: site("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        const third = Effect.andThen(gateway.faults.inject(fails("scan-lock/config")), refuse("rename", "EIO"))
+        yield* Ref.set(beforeRename, Ref.set(beforeRename, Ref.set(beforeRename, third)))
+        const second = yield* repository.commit({ files: site("two") })
+        yield* want(second)
+        yield* api.awaitReport(({ errorMessage }) => /scan-lock\/config/.test(errorMessage ?? ""))
+        yield* Ref.set(beforeRename, Effect.void)
+        yield* heal
+        yield* gateway.faults.clear
+        yield* api.awaitReport(synced(second))
+        for (const { model } of yield* gateway.history) {
+          assert.isAtMost(new Set(viewsIn(model)).size, 1, viewsIn(model).join())
+        }
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config", "projects", "config"])
+      })
+    )
+
+    test(
+      "in the middle of an apply, and it is longer refused than the lock lasts: locked again as that runs out",
+      Effect.gen(function* () {
+        const { beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, gateway, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
+        const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+        yield* want(second)
+        const locks = Effect.map(gateway.counters, ({ lockExpiries }) => lockExpiries.projects)
+        yield* until(Effect.map(locks, (expiries) => expiries === 2))
+        yield* Ref.set(beforeRename, Effect.void)
+        yield* heal
+        yield* api.awaitReport(synced(second))
+        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+      }).pipe((effect) => Effect.flatMap(hasty, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
     )
 
     test(
@@ -265,7 +344,201 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
     )
   })
 
+  describe("of the disk, between the lock and the first rename", () => {
+    const owner = new VolumeError({ operation: "read", path: ".stoker/owner", code: "EIO" })
+    for (const [name, hindrance] of [
+      ["it cannot be read whose the volume is", Effect.fail(owner)],
+      // The newer metadata comes right then, and cuts it.
+      ["that takes long, and newer metadata comes", Effect.uninterruptible(Effect.sleep("6 seconds"))]
+    ] as const) {
+      test(
+        `${name}: the commit that is not wanted any more does not come, after a restart neither`,
+        Effect.gen(function* () {
+          const { disk, onJournal, onOwner } = yield* makeDisk
+          const { agent, api, exists, gateway, probe, read, repository, want } = yield* makePlant({ disk })
+          yield* gateway.awaitPhase("running")
+          const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+          yield* want(first)
+          yield* Effect.scoped(
+            Effect.gen(function* () {
+              yield* Layer.build(agent)
+              yield* api.awaitReport(synced(first))
+              const hindered = yield* Deferred.make<void>()
+              yield* Ref.set(
+                onJournal,
+                Ref.set(onOwner, Effect.andThen(Deferred.succeed(hindered, undefined), hindrance))
+              )
+              yield* want(yield* repository.commit({ files: { ...view("two"), ...config("two") } }))
+              yield* Deferred.await(hindered)
+              const revision = yield* want(first, { syncPeriod: 6 })
+              yield* api.awaitReport(
+                ({ observedRevision, syncStatus }) => observedRevision === revision && syncStatus === "Synced"
+              )
+              assert.isFalse(yield* exists(".stoker/journal.json"))
+              assert.isFalse(yield* exists(".stoker/staging"))
+            })
+          )
+          yield* gateway.setPhase("down")
+          yield* gateway.awaitPhase("down")
+          const revision = yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+          const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+          yield* probe(failing("startup"))
+          const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+          assert.strictEqual(report.syncedCommit, first)
+          assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+        }).pipe((effect) => Effect.flatMap(hasty, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
+      )
+    }
+  })
+
   describe("of the process", () => {
+    test(
+      "it stands still while it stages, and another agent begins an apply: the other's journal stays",
+      Effect.gen(function* () {
+        const { disk, onStage } = yield* makeDisk
+        const { agent, api, gateway, read, repository, want, write } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        const theirs = JSON.stringify({ _tag: "Scan", scans: ["config"] })
+        const at = yield* Clock.currentTimeMillis
+        yield* Ref.set(
+          onStage,
+          Effect.orDie(
+            Effect.andThen(
+              write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at })),
+              write(".stoker/journal.json", theirs)
+            )
+          )
+        )
+        yield* want(yield* repository.commit({ files: view("two") }))
+        yield* api.awaitReport(({ errorMessage }) => /agent of pod plant\/other-0/.test(errorMessage ?? ""))
+        assert.strictEqual(yield* read(".stoker/journal.json"), theirs)
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+      })
+    )
+
+    test(
+      "killed in the middle of an apply, and another agent takes the volume while it waits to complete that: it leaves it",
+      Effect.gen(function* () {
+        const { awaitRefusal, disk, heal, onOwner, refuse } = yield* makeDisk
+        const { agent, api, gateway, read, repository, want, write } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(agent)
+            yield* api.awaitReport(synced(first))
+            yield* refuse("rename", "EIO")
+            yield* want(yield* repository.commit({ files: view("two") }))
+            yield* awaitRefusal
+          })
+        )
+        yield* heal
+        const at = yield* Clock.currentTimeMillis
+        const other = write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
+        // When it is read for the second time, for the lock was there.
+        yield* write(".stoker/owner", JSON.stringify({ pod: "plant/ignition-0", uid: "pod-uid", at }))
+        yield* Ref.set(onOwner, Ref.set(onOwner, Effect.orDie(other)))
+        yield* Layer.build(Layer.fresh(agent))
+        yield* api.awaitReport(({ errorMessage }) => /agent of pod plant\/other-0/.test(errorMessage ?? ""))
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+        assert.match(yield* read(".stoker/journal.json"), /"Apply"/)
+      })
+    )
+
+    test(
+      "killed in the middle of an apply by the version before: the next start completes it, and owes its scans",
+      Effect.gen(function* () {
+        const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        const thing = "config/resources/core/ignition/thing/config.json"
+        const texts = { [viewFile]: '{"text":"two"}', [thing]: '{"value":"two"}' }
+        const writes = Object.entries(texts).map(([path, text], index) => ({
+          path,
+          staged: `.stoker/staging/x/${index}`,
+          file: { id: blobId(Buffer.from(text), ""), size: text.length, modified: 1 }
+        }))
+        // The view was renamed, the thing was not.
+        yield* write(viewFile, texts[viewFile]!)
+        yield* write(".stoker/staging/x/1", texts[thing]!)
+        const journal = { _tag: "Apply", commit: "2", clear: [], deletes: [], scans: ["projects", "config"], writes }
+        yield* write(".stoker/journal.json", JSON.stringify(journal))
+        const { origin: _, ...former } = JSON.parse(yield* read(".stoker/applied.json"))
+        yield* write(".stoker/applied.json", JSON.stringify({ ...former, commit: first }))
+        const revision = yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(Layer.fresh(agent))
+            const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+            assert.isUndefined(report.syncedCommit)
+            assert.strictEqual(yield* read(thing), '{"value":"two"}')
+          })
+        )
+        const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+        yield* want(second)
+        yield* Layer.build(Layer.fresh(agent))
+        yield* api.awaitReport(synced(second))
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config", "projects", "config"])
+        assert.deepStrictEqual(viewsIn(yield* gateway.model), [texts[viewFile]])
+      })
+    )
+
+    test(
+      "its journal cannot be read: no commit is claimed, and everything scanned once it was compared",
+      Effect.gen(function* () {
+        const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        yield* write(".stoker/journal.json", '{"_tag":"Apply","of":"a later version"}')
+        yield* write(viewFile, '{"text":"half"}')
+        const revision = yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(Layer.fresh(agent))
+            const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+            assert.isUndefined(report.syncedCommit)
+          })
+        )
+        yield* want(first)
+        yield* Layer.build(Layer.fresh(agent))
+        yield* api.awaitReport(synced(first))
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config", "projects", "config"])
+      })
+    )
+
+    test(
+      "the version before left a volume in order: the gateway may start with it while git is away, and no commit is claimed",
+      Effect.gen(function* () {
+        const { agent, api, gateway, probe, read, repository, want, write } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        const { origin: _, ...former } = JSON.parse(yield* read(".stoker/applied.json"))
+        yield* write(".stoker/applied.json", JSON.stringify({ ...former, commit: first }))
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        const revision = yield* want("1".repeat(40), {}, { gitURL: "http://127.0.0.1:1/none.git" })
+        const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+        yield* probe(failing("startup"))
+        const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+        assert.isUndefined(report.syncedCommit)
+        // Compared, it is this GatewaySync's.
+        yield* want(first)
+        yield* until(Effect.map(read(".stoker/applied.json"), (text) => text.includes('"cr":"site"')))
+      })
+    )
+
     test(
       "killed in an apply of which part is lost then: claims no commit, and lets no gateway start, while git is away",
       Effect.gen(function* () {
@@ -547,19 +820,14 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       Effect.gen(function* () {
         const { agent, api, gateway, repository, want } = yield* makePlant()
         yield* gateway.awaitPhase("running")
-        const fails = (route: string) =>
-          gateway.faults.inject({
-            route: `POST /data/api/v1/${route}`,
-            failure: Failure.cases.Status.make({ status: 500 })
-          })
-        yield* fails("scan/projects")
+        yield* gateway.faults.inject(fails("scan/projects"))
         const first = yield* repository.commit({ files: { ...view("one") } })
         yield* want(first)
         yield* Effect.scoped(
           Effect.gen(function* () {
             yield* Layer.build(agent)
             yield* api.awaitReport(({ syncStatus }) => syncStatus === "Error")
-            yield* fails("scan-lock/*")
+            yield* gateway.faults.inject(fails("scan-lock/*"))
             yield* want(yield* repository.commit({ files: config("two") }))
             yield* api.awaitReport(({ errorMessage }) => /scan-lock/.test(errorMessage ?? ""))
           })
@@ -570,6 +838,72 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         yield* Layer.build(Layer.fresh(agent))
         yield* api.awaitReport(synced(first))
         assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects"])
+      })
+    )
+
+    for (const [name, data, profile] of [
+      ["is refused", {}, { mappings: [{ source: "site/config", destination: "config", template: true }] }],
+      ["cannot be had", { gitURL: "http://127.0.0.1:1/none.git" }, {}]
+    ] as const) {
+      test(
+        `its scan fails, and the next commit ${name}: scanned all the same, and reported`,
+        Effect.gen(function* () {
+          const { agent, api, gateway, repository, want } = yield* makePlant()
+          yield* gateway.awaitPhase("running")
+          yield* gateway.faults.inject(fails("scan/config"))
+          const first = yield* repository.commit({ files: config("one") })
+          yield* want(first)
+          yield* Layer.build(agent)
+          const failed = yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+          assert.isUndefined(failed.syncedCommit)
+          const revision = yield* want("1".repeat(40), profile, data)
+          const next = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+          assert.isUndefined(next.syncedCommit)
+          assert.notInclude(next.errorMessage, "has the files of")
+          yield* gateway.faults.clear
+          const report = yield* api.awaitReport(({ syncedCommit }) => syncedCommit === first)
+          assert.strictEqual(report.syncStatus, "Error")
+          assert.include(report.errorMessage, `until then the gateway has the files of ${first.slice(0, 7)}`)
+          assert.deepStrictEqual(kinds(yield* gateway.scans), ["config"])
+        })
+      )
+    }
+
+    test(
+      "it locks one kind of scan and not the other: the first lock is given back, and nothing written",
+      Effect.gen(function* () {
+        const { agent, api, exists, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* gateway.faults.inject(fails("scan-lock/config"))
+        yield* want(yield* repository.commit({ files: { ...view("one"), ...config("one") } }))
+        yield* Layer.build(agent)
+        yield* api.awaitReport(({ errorMessage }) => /scan-lock\/config/.test(errorMessage ?? ""))
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects"])
+        assert.isFalse(yield* exists(viewFile))
+      })
+    )
+
+    test(
+      "its scan takes long, and newer metadata comes: that does not wait for it",
+      Effect.gen(function* () {
+        const { agent, api, gateway, read, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        // Longer than a test, by the clock of the gateway too.
+        yield* gateway.faults.inject({
+          route: "GET /data/api/v1/scan/projects",
+          failure: Failure.cases.Silence.make({}),
+          times: 1
+        })
+        yield* want(yield* repository.commit({ files: view("one") }))
+        yield* Layer.build(agent)
+        yield* until(
+          Effect.map(gateway.counters, ({ requests }) => (requests["GET /data/api/v1/scan/projects"] ?? 0) > 0)
+        )
+        const second = yield* repository.commit({ files: view("two") })
+        yield* want(second)
+        yield* api.awaitReport(synced(second))
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+        assert.isFalse((yield* api.reports).some(({ syncStatus }) => syncStatus === "Error"))
       })
     )
 

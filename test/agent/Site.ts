@@ -99,7 +99,10 @@ export const stage = Effect.fnUntraced(function* (
     yield* Inventory.save({ version: 1, origin, files: changes.unchanged })
     return { changes }
   }
-  return { changes, staged: yield* Apply.stage({ origin, changes, readBlobs: readBlobs(commit.tree), owed }) }
+  return {
+    changes,
+    staged: yield* Apply.stage({ origin, changes, readBlobs: readBlobs(commit.tree), owed, confirm: Effect.void })
+  }
 })
 
 /** One whole pass, as the agent makes it, but for the gateway. */
