@@ -8,6 +8,7 @@
 import { Effect, Schema } from "effect"
 import * as Conditions from "./Conditions.ts"
 import * as Profile from "./Profile.ts"
+import * as RepositoryIdentity from "./RepositoryIdentity.ts"
 import * as RequestedRef from "./RequestedRef.ts"
 
 const withDefault = <S extends Schema.Top>(schema: S, value: S["Encoded"] & S["Type"], description: string) =>
@@ -266,9 +267,12 @@ export const byOwnCredentials = "own-credentials"
 /** What those of all namespaces are found under. */
 export const everywhere = ""
 
-/** Where one with credentials of its own is found, so that nobody looks through those without. */
+/**
+ * Where one with credentials of its own is found, so that nobody looks through those without: its namespace,
+ * {@link everywhere}, and the names of its repository, which are like none of the former.
+ */
 export const ownCredentialsIn = (cr: GatewaySync): ReadonlyArray<string> =>
-  hasOwnCredentials(cr) ? [cr.metadata.namespace, everywhere] : []
+  hasOwnCredentials(cr) ? [cr.metadata.namespace, everywhere, ...RepositoryIdentity.names(cr.spec.git.repo)] : []
 
 /** How the agents authenticate to the repository: a word in their metadata. */
 export const authType = (spec: Spec): "none" | "ssh" | "token" | "githubApp" => {

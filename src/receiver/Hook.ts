@@ -80,13 +80,14 @@ const refused = (details: ReadonlyArray<string>): Refused =>
   details.length === 0 ? { _tag: "Refused" } : { _tag: "Refused", detail: details.slice(0, 3).join("; ") }
 
 export const make = ({ authorizer, ownCredentials, store, writer }: Options) => {
-  const of = (reading: Reader.Request) =>
+  /** @param index of all that may take it, or of those alone that bring credentials */
+  const of = (reading: Reader.Request, index: string) =>
     Effect.gen(function* () {
       // The changes of one push share their list.
       const lists = new Set(reading.deliveries.map(({ repositories = [] }) => repositories))
       const said = new Set([...lists].flat())
       const names = new Set([...said].flatMap((one) => RepositoryIdentity.nameIn(one) ?? []))
-      const found = yield* Effect.forEach(names, (name) => store.by(RepositoryIdentity.index, name))
+      const found = yield* Effect.forEach(names, (name) => store.by(index, name))
       return [...new Map(found.flat().map((cr) => [Resource.key(cr.metadata), cr])).values()]
     })
 
@@ -171,7 +172,8 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       if (Option.isNone(byReceiver) && (offered.length === 0 || (yield* own).length === 0)) return refused([])
       const reading = read()
       // A message that speaks of no repository, such as a ping, is good with the credentials of any of them.
-      const candidates = inScope(yield* reading._tag === "Request" ? of(reading) : own)
+      const index = Option.isSome(byReceiver) ? RepositoryIdentity.index : GatewaySync.byOwnCredentials
+      const candidates = inScope(yield* reading._tag === "Request" ? of(reading, index) : own)
       const { doubt, fitting, problems } = yield* compare(
         request,
         offered,

@@ -45,12 +45,22 @@ const counted = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     ({ restore }) => Effect.sync(restore)
   )
 
-/** A turn of the event loop: what had been digested before it. */
-const turn = Effect.callback<number>((resume) => {
-  const before = cost.bytes
-  const soon = setImmediate(() => resume(Effect.succeed(before)))
-  return Effect.sync(() => clearImmediate(soon))
-})
+/** Bytes that were digested at most between two turns of the event loop, while an effect ran. */
+const longest = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => {
+      let [most, before] = [0, cost.bytes]
+      const look = () => {
+        most = Math.max(most, cost.bytes - before)
+        before = cost.bytes
+        timer = setImmediate(look)
+      }
+      let timer = setImmediate(look)
+      return { most: () => most, stop: () => clearImmediate(timer) }
+    }),
+    ({ most }) => Effect.map(effect, (answer) => ({ answer, most: most() })),
+    ({ stop }) => Effect.sync(stop)
+  )
 
 const digits = "a".repeat(64)
 const now = Effect.clockWith(({ currentTimeMillis }) => currentTimeMillis)
@@ -234,15 +244,11 @@ describe("who has a credential", () => {
         yield* withOwn(40)
         const body = JSON.stringify({ ...push, filler: "a".repeat(mebibyte) })
         const headers = { ...signature(body, "0"), "x-github-event": "push" }
-        let most = 0
-        const watch = turn.pipe(
-          Effect.map((before) => {
-            most = Math.max(most, cost.bytes - before)
-          }),
-          Effect.forever
-        )
         const request = counted(send({ path: "/webhook", body, headers }))
-        const { answer, digested } = yield* Effect.raceFirst(request, watch)
+        const {
+          answer: { answer, digested },
+          most
+        } = yield* longest(request)
         assert.strictEqual(answer.status, 503)
         assert.isAbove(digested, 200 * mebibyte)
         assert.isAtMost(most, 20 * mebibyte)

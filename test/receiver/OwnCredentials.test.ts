@@ -94,6 +94,24 @@ describe("a Secret that cannot be read", () => {
     )
   )
 
+  it.effect(
+    "the API server is slow, and they are many: no more are asked for after the first that were waited for",
+    () =>
+      run(
+        Effect.gen(function* () {
+          const api = yield* MemoryApi
+          for (let index = 0; index < 40; index++) yield* api.put(`own-${index}`, own(`hook-${index}`))
+          yield* api.readGate.close
+          const asked = yield* Effect.forkChild(to("/webhook", token("aaa")))
+          yield* api.secretsAsked(16)
+          yield* TestClock.adjust("9 seconds")
+          assert.strictEqual(status(yield* Fiber.join(asked)), 503)
+          assert.lengthOf(yield* api.secretReads, 16)
+        }),
+        { credentials: both }
+      )
+  )
+
   it.effect("of one of many: the others are written, the answer is 503, and sent again it is for all", () =>
     run(
       Effect.gen(function* () {
