@@ -19,7 +19,7 @@ import { blobId, Volume, VolumeError } from "../../src/agent/Volume.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
 import { filesOf, type GatewayModel } from "../../src/sandbox/gateway/GatewayModel.ts"
 import { Health } from "../../src/telemetry/Health.ts"
-import { config, kinds, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
+import { config, kinds, makePlant, services, silent, synced, token, until, view, viewFile } from "./Plant.ts"
 
 /** A disk that can be told to refuse an operation. */
 const makeDisk = Effect.gen(function* () {
@@ -216,6 +216,34 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
           assert.isAtMost(new Set(viewsIn(model)).size, 1, viewsIn(model).join())
         }
         assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config", "projects", "config"])
+      })
+    )
+
+    test(
+      "that is slow: for more files the gateway is locked for longer",
+      Effect.gen(function* () {
+        const { beforeRename, disk } = yield* makeDisk
+        const { agent, api, gateway, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const left = yield* Ref.make(0)
+        const ask = Effect.promise(async () => {
+          const headers = { "x-ignition-api-token": token }
+          const response = await fetch(`${gateway.url}/data/api/v1/scan-lock/config`, { headers })
+          return ((await response.json()) as { readonly remaining: number }).remaining
+        })
+        yield* Ref.set(
+          beforeRename,
+          Effect.andThen(
+            Ref.set(beforeRename, Effect.void),
+            Effect.flatMap(ask, (remaining) => Ref.set(left, remaining))
+          )
+        )
+        const many = Array.from({ length: 3000 }, (_, n) => [`site/config/many/${n}`, "1"])
+        const first = yield* repository.commit({ files: Object.fromEntries(many) })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        assert.isAbove(yield* Ref.get(left), 75)
       })
     )
 
