@@ -169,8 +169,9 @@ const toldOne = (request: Reader.Request, { result }: Told): Answer =>
 /** Not for anybody here, in the answer that this sender needs. */
 const forNobody = (request: Reader.Request, reason: string, more: Answer["body"] = {}): Answer => {
   const { patience, sender } = request
+  const ignored = ignoredHere(sender, reason)
   return patience === "forge"
-    ? { ...ignoredHere(sender, reason), body: { ...ignoredHere(sender, reason).body, ...more } }
+    ? { ...ignored, body: { ...ignored.body, ...more } }
     : { status: 422, body: { error: withProblem(request, reason), ...more }, sender }
 }
 
