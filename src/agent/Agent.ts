@@ -178,6 +178,8 @@ const make = Effect.fnUntraced(function* (version: string) {
   })
 
   const synced = Effect.fnUntraced(function* (data: Metadata.Data, mode: Mode) {
+    // Whatever is wanted now: two commits at once never are.
+    if (yield* sync.isHalfway) yield* sync.open
     const profile = Object.hasOwn(data.profiles, settings.profile) ? data.profiles[settings.profile] : undefined
     if (profile === undefined) return yield* new ProfileMissing({ profile: settings.profile, cr: settings.crName })
     const period = Duration.seconds(profile.syncPeriod)

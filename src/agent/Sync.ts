@@ -286,7 +286,9 @@ const make = Effect.gen(function* () {
     { changes, held, mirror }: Effect.Success<ReturnType<typeof prepare>>
   ) {
     const next: Inventory.Inventory = { version: 1, origin: origin(data.commit), files: changes.unchanged }
-    if (Option.isSome(commitOf(held)) && sameFiles(Inventory.filesOf(held), next.files)) {
+    const commit = commitOf(held)
+    const isInClone = Option.isSome(commit) && Equal.equals(yield* mirror.applied, commit)
+    if (isInClone && sameFiles(Inventory.filesOf(held), next.files)) {
       yield* Ref.set(same, Option.some(data.commit))
       return yield* Effect.ignore(mirror.tidy)
     }

@@ -112,6 +112,7 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     removeLeftovers,
     replace,
     tips,
+    applied: read(refs.applied),
     setTip: (ref: keyof typeof refs, commit: string) => write(refs[ref], `${commit}\n`),
     shallow,
     setShallow: (commits: ReadonlyArray<string>) => write("shallow", `${commits.join("\n")}\n`),

@@ -82,6 +82,8 @@ export class Mirror extends Context.Service<
     readonly readBlobs: (ids: ReadonlyArray<string>) => Stream.Stream<Blob, GitError>
     /** Keeps this commit: as a base of the next fetch, so that only what changed is sent, and for a start without git. */
     readonly setApplied: (commit: string) => Effect.Effect<void, GitError>
+    /** The commit that is kept, over restarts too, until the clone is replaced. */
+    readonly applied: Effect.Effect<Option.Option<string>>
     /** Keeps the packs within their number and bytes. After each commit that was fetched. */
     readonly tidy: Effect.Effect<void, GitError>
   }
@@ -323,7 +325,9 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 
   const setApplied = (commit: string) => Effect.andThen(clone.setTip("applied", commit), tidy)
 
-  return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied, tidy })
+  const applied = Effect.map(clone.applied, Option.fromNullishOr)
+
+  return Mirror.of({ ensure, listTree, prefetch, readBlobs, setApplied, applied, tidy })
 })
 
 /** What a fetch was ended by that something had come of: time, the connection, or us. */

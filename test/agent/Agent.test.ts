@@ -593,38 +593,42 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
     })
   )
 
-  test(
-    "after commits that change nothing here, without API server and git, puts back what was changed before a start",
-    Effect.gen(function* () {
-      const { agent, api, exists, gateway, probe, read, repository, want, write } = yield* makePlant()
-      yield* gateway.awaitPhase("running")
-      const first = yield* repository.commit({ files: view("one") })
-      yield* want(first)
-      yield* Effect.scoped(
-        Effect.gen(function* () {
-          yield* Layer.build(agent)
-          yield* api.awaitReport(synced(first))
-          for (const text of ["1", "2"]) {
-            const next = yield* repository.commit({ files: { "elsewhere/a": text } })
-            yield* want(next)
-            yield* api.awaitReport(synced(next))
-          }
-          // A newer one that cannot be had is not what is on the volume.
-          const revision = yield* want("1".repeat(40))
-          yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
-          yield* until(exists(".stoker/metadata.json"))
-        })
-      )
-      yield* gateway.setPhase("down")
-      yield* gateway.awaitPhase("down")
-      yield* api.setAway(true)
-      yield* repository.requireLogin(Option.some({ username: "u", password: Redacted.make("p") }))
-      yield* write(viewFile, "seeded")
-      const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
-      yield* probe(failing("startup"))
-      assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
-    })
-  )
+  for (const sync of ["a", "a killed"])
+    test(
+      `after ${sync} sync and commits that change nothing here, without API server and git, puts back what was changed`,
+      Effect.gen(function* () {
+        const { agent, api, dataDir, exists, gateway, probe, read, repository, want, write } = yield* makePlant()
+        const fs = yield* FileSystem.FileSystem
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        // Before the clone was told of it.
+        if (sync === "a killed") yield* fs.remove(`${dataDir}/../repo/mirror.git/refs/stoker/applied`)
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* Layer.build(Layer.fresh(agent))
+            for (const text of ["1", "2"]) {
+              const next = yield* repository.commit({ files: { "elsewhere/a": text } })
+              yield* want(next)
+              yield* api.awaitReport(synced(next))
+            }
+            // A newer one that cannot be had is not what is on the volume.
+            const revision = yield* want("1".repeat(40))
+            yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+            yield* until(exists(".stoker/metadata.json"))
+          })
+        )
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        yield* api.setAway(true)
+        yield* repository.requireLogin(Option.some({ username: "u", password: Redacted.make("p") }))
+        yield* write(viewFile, "seeded")
+        const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+        yield* probe(failing("startup"))
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+      })
+    )
 
   test(
     "removes what the Go agent leaves behind when it is killed",

@@ -248,6 +248,29 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
     )
 
     test(
+      "in the middle of an apply, and then the profile is paused: what was begun is completed",
+      Effect.gen(function* () {
+        const { beforeRename, disk, heal, refuse } = yield* makeDisk
+        const { agent, api, gateway, read, repository, want } = yield* makePlant({ disk })
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
+        const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+        yield* want(second)
+        yield* api.awaitReport(({ errorMessage }) => /EIO/.test(errorMessage ?? ""))
+        yield* want(second, { paused: true })
+        yield* Ref.set(beforeRename, Effect.void)
+        yield* heal
+        yield* api.awaitReport(({ paused }) => paused === true)
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+      })
+    )
+
+    test(
       "in the middle of an apply, and it is longer refused than the lock lasts: locked again as that runs out",
       Effect.gen(function* () {
         const { beforeRename, disk, heal, refuse } = yield* makeDisk
@@ -404,6 +427,7 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
               )
               assert.isFalse(yield* exists(".stoker/journal.json"))
               assert.isFalse(yield* exists(".stoker/staging"))
+              assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
             })
           )
           yield* gateway.setPhase("down")
