@@ -174,6 +174,26 @@ describe("one request without a valid credential", () => {
   )
 })
 
+describe("a stranger", () => {
+  it.live("costs no look at those without credentials of their own", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* withOwn(1)
+        for (let index = 0; index < 50; index++) yield* api.put(`plain-${index}`)
+        const headers = { "x-gitlab-token": "guess", "x-github-event": "push" }
+        for (const path of ["/webhook", "/webhook/plant"]) {
+          const before = yield* api.handedOut
+          assert.strictEqual((yield* send({ path, body: JSON.stringify(push), headers })).status, 401)
+          // The one that has its own: whether there is any, and of that repository.
+          assert.isAtMost((yield* api.handedOut) - before, 2)
+        }
+      }),
+      { credentials: both }
+    )
+  )
+})
+
 describe("a body of long lists", () => {
   it.live("is gone through no further than it may be long, and what it may is told to who is let in", () =>
     run(

@@ -82,6 +82,8 @@ export class MemoryApi extends Context.Service<
     readonly says: (name: string, key: string, value: string) => Effect.Effect<void>
     /** Waits until the store was asked so often: every request asks once, and the writer once for a patch. */
     readonly lookedUp: (count: number) => Effect.Effect<void>
+    /** GatewaySyncs that the store's indexes have found. */
+    readonly handedOut: Effect.Effect<number>
     /** The most patches of one object, and of all, that were ever in flight at once. */
     readonly inFlight: Effect.Effect<{ readonly one: number; readonly all: number }>
     /** Every call fails with it until it is none. */
@@ -126,6 +128,7 @@ export class MemoryApi extends Context.Service<
       const flying = new Map<string, number>()
       let waiting = 0
       let lookups = 0
+      let handedOut = 0
       let most = { one: 0, all: 0 }
 
       const key = (name: string) => (name.includes("/") ? name : `plant/${name}`)
@@ -269,6 +272,7 @@ export class MemoryApi extends Context.Service<
         says: (name, annotation, value) =>
           until(() => objects.get(key(name))?.metadata.annotations[annotation] === value),
         lookedUp: (count) => until(() => lookups >= count),
+        handedOut: Effect.sync(() => handedOut),
         inFlight: Effect.sync(() => most),
         fault: (reason) =>
           Effect.sync(() => {
@@ -308,7 +312,11 @@ export class MemoryApi extends Context.Service<
           // No request may cost more the more GatewaySyncs there are.
           all: Effect.die("the receiver has no use for this"),
           by: (index, name) =>
-            whenReady(() => Array.from(mirror.values()).filter((cr) => indexes[index]?.(cr).includes(name) === true))
+            whenReady(() => {
+              const found = Array.from(mirror.values()).filter((cr) => indexes[index]?.(cr).includes(name) === true)
+              handedOut += found.length
+              return found
+            })
         }
       })
       calls = []
