@@ -3,6 +3,7 @@
  * connections that say nothing. Receiver, API server and this program share the machine's cores.
  */
 import { Effect, Redacted, Schedule, Schema } from "effect"
+import { HttpClientRequest } from "effect/http"
 import * as Http from "node:http"
 import * as Net from "node:net"
 import * as Names from "../src/api/Names.ts"
@@ -130,6 +131,27 @@ export const hook = Effect.gen(function* () {
       return { ...posted, all: posted.ms + ms, asked: (yield* git.exchanges).length - before }
     })
   )
+  // What the API server alone takes for as many patches of one annotation that nobody looks at, by a client that does
+  // nothing else.
+  const byHand = (round: number) =>
+    timed(
+      Effect.forEach(
+        plant.gatewaySyncs,
+        (name) =>
+          admin
+            .execute(
+              HttpClientRequest.patch(Resource.path(Names.gatewaySyncs, { namespace, name })).pipe(
+                HttpClientRequest.bodyText(
+                  JSON.stringify({ metadata: { annotations: { bench: `${round}` } } }),
+                  "application/merge-patch+json"
+                )
+              )
+            )
+            .pipe(Effect.flatMap((response) => response.text)),
+        { concurrency: 48, discard: true }
+      )
+    )
+  const floor = spread((yield* Effect.forEach([1, 2, 3], byHand)).map(({ ms }) => ms))
   const fanOut = spread(rounds.map(({ ms }) => ms))
   const failed = rounds.filter(({ value }) => value.status !== 202).length
   const resolved = spread(rounds.map(({ all }) => all))
@@ -138,10 +160,10 @@ export const hook = Effect.gen(function* () {
   return [
     {
       what: `one hook for ${plant.gatewaySyncs.length} GatewaySyncs, all patched`,
-      value: `p50 ${(fanOut.p50 / 1000).toFixed(2)} s (${(fanOut.min / 1000).toFixed(2)}–${(fanOut.max / 1000).toFixed(2)}), ${failed} failed`,
+      value: `p50 ${(fanOut.p50 / 1000).toFixed(2)} s (${(fanOut.min / 1000).toFixed(2)}–${(fanOut.max / 1000).toFixed(2)}), ${failed} failed; as many patches by hand: ${(floor.p50 / 1000).toFixed(2)} s`,
       aim: "≤ 3 s",
       met: fanOut.p50 <= 3000 && failed === 0,
-      data: { ms: fanOut, failed }
+      data: { ms: fanOut, failed, floor }
     },
     {
       what: "… until the status of each says the new commit, and requests to the remote for all of them",
