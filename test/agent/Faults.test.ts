@@ -400,7 +400,7 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
     for (const [name, hindrance] of [
       ["it cannot be read whose the volume is", Effect.fail(owner)],
       // The newer metadata comes right then, and cuts it.
-      ["that takes long, and newer metadata comes", Effect.uninterruptible(Effect.sleep("6 seconds"))]
+      ["that takes long, and newer metadata comes", Effect.uninterruptible(Effect.sleep("30 seconds"))]
     ] as const) {
       test(
         `${name}: the commit that is not wanted any more does not come, after a restart neither`,
