@@ -116,9 +116,9 @@ const freshness = Effect.gen(function* () {
   const seen = new Set<string>()
   return Effect.fnUntraced(function* (key: string) {
     if (seen.has(key)) return true
-    const [namespace = "", name = ""] = key.split("/")
-    const ref = { namespace, name }
-    const live = yield* Effect.flatMap(get(Names.gatewaySyncs, ref), decodeVersion).pipe(
+    const ref = Resource.refOf(key)
+    const live = yield* get(Names.gatewaySyncs, ref).pipe(
+      Effect.flatMap((raw) => Effect.orDie(decodeVersion(raw))),
       Effect.map(({ metadata }) => metadata.resourceVersion),
       Effect.catchReason("ApiError", "NotFound", () => Effect.succeed(undefined))
     )
@@ -129,7 +129,7 @@ const freshness = Effect.gen(function* () {
 })
 
 const Version = Schema.Struct({ metadata: Schema.Struct({ resourceVersion: Schema.String }) })
-const decodeVersion = (raw: unknown) => Effect.orDie(Schema.decodeUnknownEffect(Version)(raw))
+const decodeVersion = Schema.decodeUnknownEffect(Version)
 
 /** The delay after a failure; the same write again helps only against what passes by itself. */
 export const retry = (error: ApiError | StoreNotReady | Cause.Cause<never>, attempt: number): Duration.Duration => {
@@ -151,8 +151,8 @@ export const retry = (error: ApiError | StoreNotReady | Cause.Cause<never>, atte
 const look = Effect.fnUntraced(function* (key: string, reason: string, bindsAgents: boolean) {
   const { gatewaySyncs } = yield* Stores
   const metrics = yield* Metrics
-  const [namespace = "", name = ""] = key.split("/")
-  const ref = { namespace, name }
+  const ref = Resource.refOf(key)
+  const { name, namespace } = ref
   const found = yield* gatewaySyncs.store.get(ref)
   if (Option.isNone(found)) {
     yield* metrics.forget(ref)

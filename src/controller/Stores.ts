@@ -17,14 +17,13 @@ import * as OwnedMap from "./OwnedMap.ts"
 import * as Pod from "./Pod.ts"
 
 /** Index names. */
-export const byRepository = "repository"
 export const byNamespace = "namespace"
 export const byGatewaySync = "gatewaysync"
 
 export class Stores extends Context.Service<
   Stores,
   {
-    /** By `repository` (the URL as written), `namespace`, `RepositoryIdentity.index` and `byOwnCredentials`. */
+    /** By `namespace`, `RepositoryIdentity.index` and `byOwnCredentials`. */
     readonly gatewaySyncs: Store.Writer<GatewaySync>
     /** By `gatewaysync` (`namespace/name`, as the pod names it) and, those that name none, by `namespace`. */
     readonly pods: Store.Writer<Pod.Pod>
@@ -55,7 +54,6 @@ const make = Effect.gen(function* () {
   const { supervise } = yield* Supervisor
   const queue = yield* WorkQueue.make<string>("gatewaysync")
   const gatewaySyncs = yield* Store.make<GatewaySync>(Names.gatewaySyncs, {
-    [byRepository]: (cr) => [cr.spec.git.repo],
     [byNamespace]: (cr) => [cr.metadata.namespace],
     [RepositoryIdentity.index]: (cr) => RepositoryIdentity.names(cr.spec.git.repo),
     [byOwnCredentials]: ownCredentialsIn

@@ -40,6 +40,12 @@ export const path = (
 /** `namespace/name`. */
 export const key = (ref: ObjectRef): string => `${ref.namespace}/${ref.name}`
 
+/** What a {@link key} names. */
+export const refOf = (key: string): ObjectRef => {
+  const [namespace = "", name = ""] = key.split("/")
+  return { namespace, name }
+}
+
 export const configMaps: Resource = { group: "", version: "v1", plural: "configmaps", kind: "ConfigMap" }
 export const pods: Resource = { group: "", version: "v1", plural: "pods", kind: "Pod" }
 export const secrets: Resource = { group: "", version: "v1", plural: "secrets", kind: "Secret" }

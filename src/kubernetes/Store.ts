@@ -23,8 +23,6 @@ export interface Change<A> {
   readonly ref: Resource.ObjectRef
   readonly before: A | undefined
   readonly after: A | undefined
-  /** Found by a list, not told by a watch. */
-  readonly initial: boolean
 }
 
 /** Index name to the values under which an object is found. */
@@ -86,7 +84,7 @@ export const make = Effect.fnUntraced(function* <A>(
     }
   }
 
-  const set = (entry: Entry<A>, initial: boolean, changes: Array<Change<A>>) => {
+  const set = (entry: Entry<A>, changes: Array<Change<A>>) => {
     const key = Resource.key(entry.id)
     const before = entries.get(key)
     if (before !== undefined) index(key, before.object, "remove")
@@ -100,19 +98,19 @@ export const make = Effect.fnUntraced(function* <A>(
     )
       return
     if (before !== undefined && before.id.uid !== entry.id.uid) {
-      changes.push({ ref: ref(before.id), before: before.object, after: undefined, initial })
-      changes.push({ ref: ref(entry.id), before: undefined, after: entry.object, initial })
+      changes.push({ ref: ref(before.id), before: before.object, after: undefined })
+      changes.push({ ref: ref(entry.id), before: undefined, after: entry.object })
       return
     }
-    changes.push({ ref: ref(entry.id), before: before?.object, after: entry.object, initial })
+    changes.push({ ref: ref(entry.id), before: before?.object, after: entry.object })
   }
 
-  const remove = (key: string, initial: boolean, changes: Array<Change<A>>) => {
+  const remove = (key: string, changes: Array<Change<A>>) => {
     const before = entries.get(key)
     if (before === undefined) return
     entries.delete(key)
     index(key, before.object, "remove")
-    changes.push({ ref: ref(before.id), before: before.object, after: undefined, initial })
+    changes.push({ ref: ref(before.id), before: before.object, after: undefined })
   }
 
   const write = (events: ReadonlyArray<Event<A>>) =>
@@ -130,8 +128,8 @@ export const make = Effect.fnUntraced(function* <A>(
           case "InitDone": {
             const listed = incoming ?? new Map<string, Entry<A>>()
             incoming = undefined
-            for (const key of Array.from(entries.keys())) if (!listed.has(key)) remove(key, true, changes)
-            for (const entry of listed.values()) set({ id: entry.id, object: entry.object }, true, changes)
+            for (const key of Array.from(entries.keys())) if (!listed.has(key)) remove(key, changes)
+            for (const entry of listed.values()) set({ id: entry.id, object: entry.object }, changes)
             done = true
             break
           }
@@ -141,11 +139,11 @@ export const make = Effect.fnUntraced(function* <A>(
               known?.acknowledged === true &&
               known.id.uid === event.id.uid &&
               isOlder(event.id.resourceVersion, known.id.resourceVersion)
-            if (!stale) set({ id: event.id, object: event.object }, false, changes)
+            if (!stale) set({ id: event.id, object: event.object }, changes)
             break
           }
           case "Delete":
-            remove(Resource.key(event.id), false, changes)
+            remove(Resource.key(event.id), changes)
             break
           case "Invalid":
             // The last good version stays; in a list, too, an object that is still there must not count as deleted.
@@ -174,7 +172,7 @@ export const make = Effect.fnUntraced(function* <A>(
       index(key, known.object, "remove")
       entries.set(key, { id, object, acknowledged: true })
       index(key, object, "add")
-      return [{ ref: ref(id), before: known.object, after: object, initial: false }]
+      return [{ ref: ref(id), before: known.object, after: object }]
     })
 
   const whenReady = <B>(read: () => B): Effect.Effect<B, StoreNotReady> =>
