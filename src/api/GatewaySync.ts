@@ -16,9 +16,9 @@ const withDefault = <S extends Schema.Top>(schema: S, value: S["Encoded"] & S["T
 
 const name = Schema.String.pipe(Schema.check(Schema.isMinLength(1), Schema.isMaxLength(253)))
 
-/** Of a Secret, as Kubernetes takes it (with `u`, or no CRD would hold it). Any other would make another path of the request that reads it. */
+/** As Kubernetes takes it (with `u`, or no CRD would hold it). Any other would make another path of a request. */
 const objectName = /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/u
-export const isSecretName = (text: string): boolean => text.length <= 253 && objectName.test(text)
+export const isObjectName = (text: string): boolean => text.length <= 253 && objectName.test(text)
 
 const secretName = name.pipe(Schema.check(Schema.isPattern(objectName)))
 const secretKey = name.pipe(Schema.check(Schema.isPattern(/^[-._a-zA-Z0-9]+$/u)))

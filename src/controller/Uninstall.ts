@@ -4,10 +4,11 @@
  *
  * The gateways keep what they have; objects that were made for a GatewaySync belong to it and go when it goes.
  */
-import { Effect, Option, Schedule, Schema } from "effect"
+import { Effect, Schedule, Schema, Stream } from "effect"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import * as Names from "../api/Names.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
+import * as Pages from "../kubernetes/Pages.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import * as Deletion from "./steps/Deletion.ts"
 import * as Finalizer from "./steps/Finalizer.ts"
@@ -45,14 +46,11 @@ const stop = Effect.fnUntraced(
 
 const held = Effect.gen(function* () {
   const client = yield* ApiClient
-  const found: Array<typeof Held.Type> = []
-  let next: string | undefined
-  do {
-    const page = yield* client.list(Names.gatewaySyncs, { limit: 500, continue: next })
-    found.push(...(yield* Effect.orDie(decodeObjects(page.items))))
-    next = Option.getOrUndefined(page.continue)
-  } while (next !== undefined)
-  return found.filter(Finalizer.isThere)
+  const found = yield* Pages.of(client, Names.gatewaySyncs, {}).pipe(
+    Stream.mapEffect(({ items }) => Effect.orDie(decodeObjects(items))),
+    Stream.runCollect
+  )
+  return found.flat().filter(Finalizer.isThere)
   // Without the definition there are none.
 }).pipe(Effect.catchReason("ApiError", "NotFound", () => Effect.succeed([])))
 

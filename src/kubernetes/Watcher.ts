@@ -17,6 +17,7 @@ import { Clock, Duration, Effect, Option, Random, Schema, Stream } from "effect"
 import { ApiClient, type Selection } from "./ApiClient.ts"
 import * as ApiErrors from "./ApiError.ts"
 import { ApiError } from "./ApiError.ts"
+import * as Pages from "./Pages.ts"
 import type * as Resource from "./Resource.ts"
 
 /** Identity of an object, read apart from the rest, so that what cannot be decoded can still be named and deleted. */
@@ -45,7 +46,7 @@ export type Event<A> =
 export interface Options<A> extends Selection {
   readonly resource: Resource.Resource
   readonly schema: Schema.Codec<A, unknown>
-  /** Objects a page; 500 by default. */
+  /** Objects a page; {@link Pages.size} by default. */
   readonly pageSize?: number
   /** After so long without a byte a connection counts as dead; by default {@link silence}. */
   readonly silence?: Duration.Duration
@@ -121,22 +122,13 @@ export const run = Effect.fnUntraced(function* <A, R>(
 
   const list = Effect.gen(function* () {
     yield* emit([{ _tag: "Init" }])
-    let page = yield* client.list(options.resource, {
-      ...options,
-      limit: options.pageSize ?? 500,
-      ...(seen === undefined ? {} : { resourceVersion: seen })
+    let version = seen
+    yield* Stream.runForEach(Pages.of(client, options.resource, { ...options, resourceVersion: seen }), (page) => {
+      version = page.resourceVersion
+      return emit(page.items.map((item) => object(item, true)))
     })
-    yield* emit(page.items.map((item) => object(item, true)))
-    while (Option.isSome(page.continue)) {
-      page = yield* client.list(options.resource, {
-        ...options,
-        limit: options.pageSize ?? 500,
-        continue: page.continue.value
-      })
-      yield* emit(page.items.map((item) => object(item, true)))
-    }
     yield* emit([{ _tag: "InitDone" }])
-    return page.resourceVersion
+    return version
   })
 
   /** What a line says; an `ERROR` event ends the watch. */

@@ -22,6 +22,7 @@ import {
   Result,
   Schema,
   Semaphore,
+  Stream,
   type Tracer
 } from "effect"
 import { randomUUID } from "node:crypto"
@@ -30,6 +31,7 @@ import * as Names from "../api/Names.ts"
 import * as RequestedRef from "../api/RequestedRef.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
+import * as Pages from "../kubernetes/Pages.ts"
 import * as Precedence from "../kubernetes/Precedence.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import type { Store, StoreNotReady } from "../kubernetes/Store.ts"
@@ -279,15 +281,13 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
   /** @param namespace all when undefined */
   const listed = Effect.fnUntraced(function* (namespace: string | undefined) {
     const all = new Map<string, GatewaySync.GatewaySync>()
-    let token: string | undefined
-    do {
-      const page = yield* client.list(Names.gatewaySyncs, { namespace, limit: 500, continue: token })
-      for (const item of page.items) {
-        const cr = yield* Effect.option(readable(item))
-        if (Option.isSome(cr)) all.set(Resource.key(cr.value.metadata), cr.value)
-      }
-      token = Option.getOrUndefined(page.continue)
-    } while (token !== undefined)
+    yield* Stream.runForEach(Pages.of(client, Names.gatewaySyncs, { namespace }), ({ items }) =>
+      Effect.forEach(
+        items,
+        (item) => Effect.ignore(Effect.map(readable(item), (cr) => all.set(Resource.key(cr.metadata), cr))),
+        { discard: true }
+      )
+    )
     return all
   })
 

@@ -90,7 +90,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
   const client = yield* ApiClient
 
   const read = (secret: Key): Effect.Effect<Held, Unproven> =>
-    GatewaySync.isSecretName(secret.name) ? readNamed(secret) : nothing("is in a Secret whose name none can have")
+    GatewaySync.isObjectName(secret.name) ? readNamed(secret) : nothing("is in a Secret whose name none can have")
 
   const readNamed = ({ key, name, namespace }: Key): Effect.Effect<Held, Unproven> =>
     client.get(Resource.secrets, { namespace, name }).pipe(

@@ -17,7 +17,7 @@ import { ByteSize, Cause, Clock, Context, Duration, Effect, identity, Layer, Met
 import { HttpMiddleware, HttpRouter, HttpServer, type HttpServerRequest } from "effect/http"
 import type { IpNetwork } from "effect/net"
 import { createServer } from "node:http"
-import type * as GatewaySync from "../api/GatewaySync.ts"
+import * as GatewaySync from "../api/GatewaySync.ts"
 import type { Store } from "../kubernetes/Store.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import * as AnnotationWriter from "./AnnotationWriter.ts"
@@ -49,8 +49,7 @@ export const duration = Metric.histogram("stoker_webhook_receiver_request_durati
 })
 
 /** What Kubernetes takes as a name; anything else in the path names no object, and never becomes part of a URL. */
-const isName = (text: string | undefined): text is string =>
-  text !== undefined && text.length <= 253 && /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(text)
+const isName = (text: string | undefined): text is string => text !== undefined && GatewaySync.isObjectName(text)
 
 /** Any cause as an answer. A client that hung up gets none. */
 const answerOf = (cause: Cause.Cause<Answer.Failure>): Effect.Effect<Answer.Answer> =>

@@ -1,10 +1,11 @@
 /**
  * What the agents of one GatewaySync may do: read its metadata map, write its status map, write events. Nothing else.
  */
-import { Clock, Duration, Effect, Equal, Option, Schema } from "effect"
+import { Clock, Duration, Effect, Equal, Option, Schema, Stream } from "effect"
 import type { GatewaySync } from "../../api/GatewaySync.ts"
 import * as Names from "../../api/Names.ts"
 import { ApiClient } from "../../kubernetes/ApiClient.ts"
+import * as Pages from "../../kubernetes/Pages.ts"
 import * as Resource from "../../kubernetes/Resource.ts"
 import { Memory } from "../Memory.ts"
 import * as Pod from "../Pod.ts"
@@ -71,21 +72,13 @@ const stillUsed = Effect.fnUntraced(function* (
     .map((subject) => subject.name)
   if (accounts.length === 1 && accounts[0] === nobody) return []
 
-  const isUsed = Effect.fnUntraced(function* (account: string) {
-    let token: string | undefined
-    do {
-      const page = yield* client.list(Resource.pods, {
-        namespace,
-        fieldSelector: `spec.serviceAccountName=${account}`,
-        limit: 500,
-        ...(token === undefined ? {} : { continue: token })
-      })
-      const found = page.items.flatMap((item) => Option.toArray(decodePod(item)))
-      if (found.some((pod) => Pod.crName(pod) === name)) return true
-      token = Option.getOrUndefined(page.continue)
-    } while (token !== undefined)
-    return false
-  })
+  const isOurs = (item: unknown) => Option.exists(decodePod(item), (pod) => Pod.crName(pod) === name)
+  const isUsed = (account: string) =>
+    Pages.of(client, Resource.pods, { namespace, fieldSelector: `spec.serviceAccountName=${account}` }).pipe(
+      Stream.filter(({ items }) => items.some(isOurs)),
+      Stream.runHead,
+      Effect.map(Option.isSome)
+    )
   return yield* Effect.filter(
     accounts.filter((account) => !known.has(account)),
     (account) =>
