@@ -18,6 +18,7 @@ import { GitServer } from "../src/sandbox/GitServer.ts"
 import { namespace, Plant } from "../src/sandbox/Plant.ts"
 import { quiet, rss } from "./Process.ts"
 import { spread, type Figure } from "./Sample.ts"
+import { listen } from "../test/Loopback.ts"
 
 /** GatewaySyncs of the plant that {@link cluster} needs. */
 export const gatewaySyncs = 1000
@@ -221,19 +222,9 @@ const throughput = Effect.gen(function* () {
     }
     for (let at = 0; at < lines.length; at += 500) response.write(lines.slice(at, at + 500).join(""))
   })
-  yield* Effect.acquireRelease(
-    Effect.callback<void>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.void))
-    }),
-    () =>
-      Effect.sync(() => {
-        server.closeAllConnections()
-        server.close()
-      })
-  )
-  const address = server.address()
+  const port = yield* listen(server)
   const config = Layer.succeed(KubeConfig, {
-    server: `http://127.0.0.1:${typeof address === "object" && address !== null ? address.port : 0}`,
+    server: `http://127.0.0.1:${port}`,
     namespace,
     tls: Effect.succeed({}),
     authorization: Effect.succeed(Option.none()),

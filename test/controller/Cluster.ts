@@ -107,13 +107,20 @@ export const mirrors = GatewaySyncController.layer.pipe(
 
 export const controller = running.pipe(Layer.provideMerge(mirrors))
 
-export const layerWith = <E, R>(installed: Layer.Layer<never, E, R>) =>
-  controller.pipe(
-    Layer.provideMerge(noted.pipe(Layer.provide(ApiClient.layer))),
+/** On a control plane and a git server, over a client that may do more than the usual one. */
+export const over = <A, E, R, I>(
+  process: Layer.Layer<A, E, R>,
+  client: Layer.Layer<ApiClient | I, never, ApiClient>,
+  installed: typeof definitions = definitions
+) =>
+  process.pipe(
+    Layer.provideMerge(client.pipe(Layer.provide(ApiClient.layer))),
     Layer.provideMerge(Connection.kubeConfig),
     Layer.provideMerge(installed),
     Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
   )
+
+export const layerWith = (installed: typeof definitions) => over(controller, noted, installed)
 
 export const layer = layerWith(definitions)
 

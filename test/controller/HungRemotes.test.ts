@@ -5,11 +5,9 @@ import * as NodeNet from "node:net"
 import * as Names from "../../src/api/Names.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
-import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
-import { GitServer } from "../../src/sandbox/GitServer.ts"
 import * as FakeGitHub from "../git/FakeGitHub.ts"
-import * as Connection from "../kubernetes/Connection.ts"
 import * as Cluster from "./Cluster.ts"
+import { listen } from "../Loopback.ts"
 
 /** How many applies were under way at once, at most: in all, and of one object. */
 class Busiest extends Context.Service<Busiest, Ref.Ref<{ readonly all: number; readonly one: number }>>()(
@@ -40,13 +38,6 @@ const counting = Layer.effectContext(
   })
 )
 
-const all = Cluster.controller.pipe(
-  Layer.provideMerge(counting.pipe(Layer.provide(ApiClient.layer))),
-  Layer.provideMerge(Connection.kubeConfig),
-  Layer.provideMerge(Cluster.definitions),
-  Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
-)
-
 /** A server that answers nothing, and how many connections it holds. */
 const silentServer = Effect.gen(function* () {
   const sockets = new Set<NodeNet.Socket>()
@@ -55,73 +46,65 @@ const silentServer = Effect.gen(function* () {
     socket.on("close", () => sockets.delete(socket))
     socket.on("error", () => undefined)
   })
-  yield* Effect.acquireRelease(
-    Effect.callback<void>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.void))
-    }),
-    () =>
-      Effect.sync(() => {
-        for (const socket of sockets) socket.destroy()
-        server.close()
-      })
-  )
-  const address = server.address()
-  const port = typeof address === "object" && address !== null ? address.port : 0
+  const port = yield* listen(server)
   return { url: `http://127.0.0.1:${port}`, connections: () => sockets.size }
 })
 
-layer(all, { excludeTestServices: true, timeout: "2 minutes" })("git servers that never answer", (it) => {
-  it.effect("hold up their own GatewaySyncs and nobody else's, and make no writes pile up", () =>
-    Effect.gen(function* () {
-      const plant = yield* Cluster.plant("hung")
-      const busiest = yield* Busiest
-      const first = yield* plant.repository.commit({ files: { a: "1" } })
-      yield* plant.create("healthy", {})
-      yield* Cluster.until(plant.get("healthy"), (cr) => cr.status.lastSyncCommit === first)
+layer(Cluster.over(Cluster.controller, counting), { excludeTestServices: true, timeout: "2 minutes" })(
+  "git servers that never answer",
+  (it) => {
+    it.effect("hold up their own GatewaySyncs and nobody else's, and make no writes pile up", () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("hung")
+        const busiest = yield* Busiest
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        yield* plant.create("healthy", {})
+        yield* Cluster.until(plant.get("healthy"), (cr) => cr.status.lastSyncCommit === first)
 
-      const servers = yield* Effect.replicateEffect(silentServer, 12)
-      const hung = servers.flatMap(({ url }, index) => [`${url}/a-${index}.git`, `${url}/b-${index}.git`])
-      const { privateKey } = yield* FakeGitHub.make
-      yield* plant.client.create(
-        Resource.secrets,
-        "hung",
-        { metadata: { name: "app" }, stringData: { key: privateKey } },
-        { fieldManager: "test" }
-      )
-      /** Half of them ask GitHub for a token before. */
-      const auth = (repo: string, index: number) => ({
-        githubApp: {
-          appId: 1,
-          installationId: index + 1,
-          privateKeySecretRef: { name: "app", key: "key" },
-          apiBaseURL: new URL(repo).origin
-        }
-      })
-      yield* Effect.forEach(
-        hung,
-        (repo, index) =>
-          plant.create(`hung-${index}`, {
-            git: { repo, ref: "main", ...(repo.includes("/b-") ? { auth: auth(repo, index) } : {}) }
-          }),
-        { concurrency: 8 }
-      )
-      yield* Cluster.until(
-        Effect.sync(() => servers.filter(({ connections }) => connections() > 0).length),
-        (asked) => asked >= 4
-      )
+        const servers = yield* Effect.replicateEffect(silentServer, 12)
+        const hung = servers.flatMap(({ url }, index) => [`${url}/a-${index}.git`, `${url}/b-${index}.git`])
+        const { privateKey } = yield* FakeGitHub.make
+        yield* plant.client.create(
+          Resource.secrets,
+          "hung",
+          { metadata: { name: "app" }, stringData: { key: privateKey } },
+          { fieldManager: "test" }
+        )
+        /** Half of them ask GitHub for a token before. */
+        const auth = (repo: string, index: number) => ({
+          githubApp: {
+            appId: 1,
+            installationId: index + 1,
+            privateKeySecretRef: { name: "app", key: "key" },
+            apiBaseURL: new URL(repo).origin
+          }
+        })
+        yield* Effect.forEach(
+          hung,
+          (repo, index) =>
+            plant.create(`hung-${index}`, {
+              git: { repo, ref: "main", ...(repo.includes("/b-") ? { auth: auth(repo, index) } : {}) }
+            }),
+          { concurrency: 8 }
+        )
+        yield* Cluster.until(
+          Effect.sync(() => servers.filter(({ connections }) => connections() > 0).length),
+          (asked) => asked >= 4
+        )
 
-      const second = yield* plant.repository.commit({ files: { a: "2" } })
-      yield* plant.annotate("healthy", {
-        [Names.request.pushed]: JSON.stringify({ ref: "main", kind: "branch", at: "now", by: "github", id: "one" })
+        const second = yield* plant.repository.commit({ files: { a: "2" } })
+        yield* plant.annotate("healthy", {
+          [Names.request.pushed]: JSON.stringify({ ref: "main", kind: "branch", at: "now", by: "github", id: "one" })
+        })
+        yield* Cluster.until(plant.get("healthy"), (cr) => cr.status.lastSyncCommit === second)
+        yield* Cluster.until(
+          Effect.sync(() => servers.reduce((sum, { connections }) => sum + connections(), 0)),
+          (held) => held === hung.length
+        )
+        const most = yield* Ref.get(busiest)
+        assert.isAtMost(most.all, 8)
+        assert.strictEqual(most.one, 1)
       })
-      yield* Cluster.until(plant.get("healthy"), (cr) => cr.status.lastSyncCommit === second)
-      yield* Cluster.until(
-        Effect.sync(() => servers.reduce((sum, { connections }) => sum + connections(), 0)),
-        (held) => held === hung.length
-      )
-      const most = yield* Ref.get(busiest)
-      assert.isAtMost(most.all, 8)
-      assert.strictEqual(most.one, 1)
-    })
-  )
-})
+    )
+  }
+)

@@ -6,9 +6,6 @@ import { assert, layer } from "@effect/vitest"
 import { Context, Effect, Latch, Layer, Ref, Stream } from "effect"
 import * as Names from "../../src/api/Names.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
-import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
-import { GitServer } from "../../src/sandbox/GitServer.ts"
-import * as Connection from "../kubernetes/Connection.ts"
 import * as Cluster from "./Cluster.ts"
 
 /** Runs before the next status apply, while the watch of GatewaySyncs is held up. */
@@ -43,42 +40,38 @@ const lateWatch = Layer.effectContext(
   })
 )
 
-const all = Cluster.controller.pipe(
-  Layer.provideMerge(lateWatch.pipe(Layer.provide(ApiClient.layer))),
-  Layer.provideMerge(Connection.kubeConfig),
-  Layer.provideMerge(Cluster.definitions),
-  Layer.provideMerge(Layer.mergeAll(ControlPlane.layer, GitServer.layer))
-)
+layer(Cluster.over(Cluster.controller, lateWatch), { excludeTestServices: true, timeout: "2 minutes" })(
+  "a watch that is late",
+  (it) => {
+    it.effect("loses no request that was persisted just before a status apply", () =>
+      Effect.gen(function* () {
+        const plant = yield* Cluster.plant("late-watch")
+        const before = yield* BeforeStatus
+        const first = yield* plant.repository.commit({ files: { a: "1" } })
+        yield* plant.create("site", { polling: { enabled: false } })
+        yield* Cluster.until(plant.get("site"), (cr) => cr.status.lastSyncCommit === first)
 
-layer(all, { excludeTestServices: true, timeout: "2 minutes" })("a watch that is late", (it) => {
-  it.effect("loses no request that was persisted just before a status apply", () =>
-    Effect.gen(function* () {
-      const plant = yield* Cluster.plant("late-watch")
-      const before = yield* BeforeStatus
-      const first = yield* plant.repository.commit({ files: { a: "1" } })
-      yield* plant.create("site", { polling: { enabled: false } })
-      yield* Cluster.until(plant.get("site"), (cr) => cr.status.lastSyncCommit === first)
-
-      const second = yield* plant.repository.commit({ files: { a: "2" } })
-      yield* Ref.set(
-        before,
-        Effect.orDie(
-          plant.annotate("site", {
-            [Names.request.pushed]: JSON.stringify({
-              ref: "main",
-              kind: "branch",
-              at: "now",
-              by: "github",
-              id: "push-1"
+        const second = yield* plant.repository.commit({ files: { a: "2" } })
+        yield* Ref.set(
+          before,
+          Effect.orDie(
+            plant.annotate("site", {
+              [Names.request.pushed]: JSON.stringify({
+                ref: "main",
+                kind: "branch",
+                at: "now",
+                by: "github",
+                id: "push-1"
+              })
             })
-          })
+          )
         )
-      )
-      // Any cause of a status apply.
-      yield* plant.patch("site", { spec: { polling: { interval: "90s" } } })
-      const { status } = yield* Cluster.until(plant.get("site"), (cr) => cr.status.lastSyncCommit !== first)
-      assert.strictEqual(status.lastSyncCommit, second)
-      assert.include(status.lastHandledRequest ?? "", "push-1")
-    })
-  )
-})
+        // Any cause of a status apply.
+        yield* plant.patch("site", { spec: { polling: { interval: "90s" } } })
+        const { status } = yield* Cluster.until(plant.get("site"), (cr) => cr.status.lastSyncCommit !== first)
+        assert.strictEqual(status.lastSyncCommit, second)
+        assert.include(status.lastHandledRequest ?? "", "push-1")
+      })
+    )
+  }
+)

@@ -3,6 +3,7 @@ import { Effect } from "effect"
 import { createVerify, generateKeyPairSync } from "node:crypto"
 import { createServer, type RequestListener } from "node:http"
 import { createServer as createTlsServer } from "node:https"
+import { listen } from "../Loopback.ts"
 
 export interface FakeGitHub {
   readonly url: string
@@ -34,19 +35,9 @@ const makeOver = Effect.fnUntraced(function* (tls?: { readonly key: string; read
     response.end(JSON.stringify(body))
   }
   const server = tls === undefined ? createServer(answer) : createTlsServer(tls, answer)
-  yield* Effect.acquireRelease(
-    Effect.callback<void>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.void))
-    }),
-    () =>
-      Effect.sync(() => {
-        server.closeAllConnections()
-        server.close()
-      })
-  )
-  const address = server.address()
+  const port = yield* listen(server)
   const github: FakeGitHub = {
-    url: `${tls === undefined ? "http://127.0.0.1" : "https://localhost"}:${typeof address === "object" && address !== null ? address.port : 0}`,
+    url: `${tls === undefined ? "http://127.0.0.1" : "https://localhost"}:${port}`,
     privateKey,
     claims,
     answer: (status, body) => {

@@ -2,23 +2,7 @@
 import { Effect } from "effect"
 import * as Http from "node:http"
 import * as Net from "node:net"
-
-/** Listens on a free port of loopback until the scope ends. */
-export const listen = Effect.fnUntraced(function* (server: Net.Server) {
-  const sockets = new Set<Net.Socket>()
-  server.on("connection", (socket) => sockets.add(socket.on("error", () => {})))
-  yield* Effect.acquireRelease(
-    Effect.callback<void>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.void))
-    }),
-    () =>
-      Effect.callback<void>((resume) => {
-        server.close(() => resume(Effect.void))
-        for (const socket of sockets) socket.destroy()
-      })
-  )
-  return (server.address() as Net.AddressInfo).port
-})
+import { listen } from "../Loopback.ts"
 
 /** Notes what it is asked for: `CONNECT host:port` or `METHOD url`. */
 export const make = Effect.gen(function* () {

@@ -10,6 +10,7 @@ import * as Mirror from "../../src/git/Mirror.ts"
 import * as PktLine from "../../src/git/PktLine.ts"
 import { RemoteRefs } from "../../src/git/RemoteRefs.ts"
 import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
+import { listen } from "../Loopback.ts"
 import * as ForwardProxy from "./ForwardProxy.ts"
 import { GitServer, makeRepository, serve } from "./HttpBackend.ts"
 
@@ -23,7 +24,7 @@ const listenTls = Effect.gen(function* () {
   const server = Https.createServer({ key: pem("key"), cert: pem("cert") }, (request, response) =>
     serve(root, request, response, () => {})
   )
-  return `https://localhost:${yield* ForwardProxy.listen(server)}`
+  return `https://localhost:${yield* listen(server)}`
 })
 
 /** Resolves `main` and fetches its files, in an environment with these variables. */
@@ -85,7 +86,7 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
         delete request.headers["git-protocol"]
         serve(root, request, response, () => {})
       })
-      const url = `https://localhost:${yield* ForwardProxy.listen(server)}/old-tls.git`
+      const url = `https://localhost:${yield* listen(server)}/old-tls.git`
       assert.deepStrictEqual(yield* sync(url, { _tag: "None", ca: pem("cert") }), ["over old tls"])
     })
   )
@@ -117,7 +118,7 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
       assert.deepStrictEqual(yield* sync(plain, none, excepted), ["by proxy"])
       assert.deepStrictEqual(proxy.asked, [])
 
-      const closed = yield* Effect.scoped(ForwardProxy.listen(Net.createServer()))
+      const closed = yield* Effect.scoped(listen(Net.createServer()))
       const error = yield* Effect.flip(
         sync(`${origin}/proxied.git`, none, { HTTPS_PROXY: `http://user:s3cret@127.0.0.1:${closed}` })
       )
@@ -144,9 +145,7 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
           answered = true
         })
       })
-      const url = yield* Effect.fromResult(
-        RepositoryUrl.parse(`http://127.0.0.1:${yield* ForwardProxy.listen(server)}/a.git`)
-      )
+      const url = yield* Effect.fromResult(RepositoryUrl.parse(`http://127.0.0.1:${yield* listen(server)}/a.git`))
       const refs = yield* RemoteRefs
       for (const _ of [1, 2, 3]) {
         assert.strictEqual((yield* refs.resolve({ url, credentials: Credentials.none, ref: "main" })).commit, commit)

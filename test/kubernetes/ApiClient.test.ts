@@ -2,13 +2,13 @@ import { assert, describe, it, layer } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Option, Redacted } from "effect"
 import { TestClock } from "effect/testing"
 import * as NodeHttp from "node:http"
-import type { AddressInfo } from "node:net"
 import { gzipSync } from "node:zlib"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import type { ApiError } from "../../src/kubernetes/ApiError.ts"
 import { KubeConfig } from "../../src/kubernetes/KubeConfig.ts"
 import * as Resource from "../../src/kubernetes/Resource.ts"
 import * as Connection from "./Connection.ts"
+import { listen } from "../Loopback.ts"
 
 const reasonOf = (request: Effect.Effect<unknown, ApiError>) =>
   Effect.map(Effect.flip(request), ({ reason }) => reason._tag)
@@ -16,19 +16,10 @@ const reasonOf = (request: Effect.Effect<unknown, ApiError>) =>
 /** A server that answers as it is told, and an ApiClient for it; `token` is what `renew` finds. */
 const served = Effect.fnUntraced(function* (answer: NodeHttp.RequestListener, token = "renewed") {
   const server = NodeHttp.createServer(answer)
-  yield* Effect.acquireRelease(
-    Effect.callback<void>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.void))
-    }),
-    () =>
-      Effect.callback<void>((resume) => {
-        server.close(() => resume(Effect.void))
-        server.closeAllConnections()
-      })
-  )
+  const port = yield* listen(server)
   let current = "first"
   const config = Layer.succeed(KubeConfig, {
-    server: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    server: `http://127.0.0.1:${port}`,
     namespace: "plant",
     tls: Effect.succeed({}),
     authorization: Effect.sync(() => Option.some(Redacted.make(current))),
