@@ -17,6 +17,7 @@ import * as Kubelet from "../src/sandbox/Kubelet.ts"
 import * as Manifests from "../src/sandbox/Manifests.ts"
 import { freePort, Processes } from "../src/sandbox/Processes.ts"
 import * as SimulatedGateway from "../src/sandbox/SimulatedGateway.ts"
+import { metadataOf } from "../test/agent/Plant.ts"
 import { cpuSeconds, rss, statOf } from "./Process.ts"
 import { quantile, spread, type Figure } from "./Sample.ts"
 
@@ -130,19 +131,7 @@ const makeAgent = Effect.fnUntraced(function* (cr: string, repository: HostedRep
       designerSessionPolicy: "proceed" as const,
       paused: false
     }
-    const data = Metadata.encode(
-      {
-        commit,
-        ref: "main",
-        gitURL: repository.url,
-        paused: "false",
-        authType: "none",
-        gatewayPort: 8088,
-        gatewayTLS: "false",
-        profiles: { default: profile }
-      },
-      () => commit.slice(0, 16)
-    )
+    const data = Metadata.encode(metadataOf(repository.url, commit, profile), () => commit.slice(0, 16))
     const request = HttpClientRequest.patch(mapUrl(Names.metadataMap(cr))).pipe(
       HttpClientRequest.bodyText(JSON.stringify({ data }), "application/merge-patch+json")
     )

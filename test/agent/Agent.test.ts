@@ -122,12 +122,8 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "overwrites what somebody changed on the gateway only where the commit changes it too",
     Effect.gen(function* () {
-      const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
-      yield* gateway.awaitPhase("running")
-      const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
-      yield* want(first)
-      yield* Layer.build(agent)
-      yield* api.awaitReport(synced(first))
+      const { api, begin, read, repository, want, write } = yield* makePlant()
+      yield* begin({ ...view("one"), ...config("one") })
       const thing = "config/resources/core/ignition/thing/config.json"
       yield* write(viewFile, '{"text":"edited"}')
       yield* write(thing, '{"value":"edited"}')
@@ -166,12 +162,8 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "leaves another pod's agent what that keeps on the volume, once it has taken it over",
     Effect.gen(function* () {
-      const { agent, api, exists, gateway, read, repository, want, write } = yield* makePlant()
-      yield* gateway.awaitPhase("running")
-      const first = yield* repository.commit({ files: view("one") })
-      yield* want(first)
-      yield* Layer.build(agent)
-      yield* api.awaitReport(synced(first))
+      const { api, begin, exists, read, repository, want, write } = yield* makePlant()
+      yield* begin(view("one"))
       yield* until(exists(".stoker/metadata.json"))
       const at = yield* Clock.currentTimeMillis
       yield* write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
@@ -339,12 +331,8 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "writes while the gateway is down, and scans when it is back",
     Effect.gen(function* () {
-      const { agent, api, gateway, read, repository, want } = yield* makePlant()
-      yield* gateway.awaitPhase("running")
-      const first = yield* repository.commit({ files: view("one") })
-      yield* want(first)
-      yield* Layer.build(agent)
-      yield* api.awaitReport(synced(first))
+      const { api, begin, gateway, read, repository, want } = yield* makePlant()
+      const first = yield* begin(view("one"))
       yield* gateway.setPhase("down")
       yield* gateway.awaitPhase("down")
       const second = yield* repository.commit({ files: view("two") })
@@ -672,12 +660,8 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "works with a gateway that has no scan locks",
     Effect.gen(function* () {
-      const { agent, api, gateway, repository, want } = yield* makePlant({ locks: false })
-      yield* gateway.awaitPhase("running")
-      const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
-      yield* want(first)
-      yield* Layer.build(agent)
-      yield* api.awaitReport(synced(first))
+      const { begin, gateway } = yield* makePlant({ locks: false })
+      yield* begin({ ...view("one"), ...config("one") })
       assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
     })
   )

@@ -35,6 +35,7 @@ const makeDisk = Effect.gen(function* () {
   const onStage = yield* Ref.make<Effect.Effect<void>>(Effect.void)
   /** Runs, once, before it is read whose the volume is. */
   const onOwner = yield* Ref.make<Effect.Effect<void, VolumeError>>(Effect.void)
+  const refuse = (operation: "create" | "rename", code: string) => Ref.set(refuses, { operation, code })
   const disk = (real: Layer.Layer<Volume>) =>
     Layer.effect(
       Volume,
@@ -73,7 +74,12 @@ const makeDisk = Effect.gen(function* () {
     onJournal,
     onOwner,
     onStage,
-    refuse: (operation: "create" | "rename", code: string) => Ref.set(refuses, { operation, code }),
+    refuse,
+    /** What has been renamed by then stays. */
+    refuseSecondRename: Ref.set(
+      beforeRename,
+      Ref.set(beforeRename, Effect.andThen(Ref.set(beforeRename, Effect.void), refuse("rename", "EIO")))
+    ),
     heal: Ref.set(refuses, undefined),
     awaitRefusal: SubscriptionRef.changes(refusals).pipe(
       Stream.filter((count) => count > 0),
@@ -92,9 +98,9 @@ const fails = (route: string) => ({
 const viewsIn = (model: GatewayModel) =>
   [...filesOf(model)].flatMap(([path, { text }]) => (path.endsWith("/view.json") ? [text] : []))
 
-/** A clock by which everything that waits is done 50 times as soon. */
+/** A clock by which everything that waits is done 20 times as soon, which leaves a slow machine its time. */
 const hasty = Effect.map(Clock.Clock, (real): Clock.Clock => ({
-  sleep: (duration) => real.sleep(Duration.times(duration, 0.02)),
+  sleep: (duration) => real.sleep(Duration.times(duration, 0.05)),
   currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe(),
   currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe(),
   monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe(),
@@ -136,12 +142,8 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         `${code}: names the path and the way out, applies nothing, and tries again`,
         Effect.gen(function* () {
           const { disk, heal, refuse } = yield* makeDisk
-          const { agent, api, exists, gateway, read, repository, want } = yield* makePlant({ disk })
-          yield* gateway.awaitPhase("running")
-          const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
-          yield* want(first)
-          yield* Layer.build(agent)
-          yield* api.awaitReport(synced(first))
+          const { api, begin, exists, read, repository, want } = yield* makePlant({ disk })
+          const first = yield* begin({ ...view("one"), ...config("one") })
           yield* refuse("create", code)
           const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
           yield* want(second)
@@ -161,21 +163,10 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
     test(
       "in the middle of an apply: the next pass completes it, and no scan sees the middle",
       Effect.gen(function* () {
-        const { awaitRefusal, beforeRename, disk, heal, refuse } = yield* makeDisk
-        const { agent, api, gateway, repository, want } = yield* makePlant({ disk, scanFrequency: "10 millis" })
-        yield* gateway.awaitPhase("running")
-        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(synced(first))
-        const renames = yield* Ref.make(0)
-        yield* Ref.set(
-          beforeRename,
-          Effect.flatMap(
-            Ref.updateAndGet(renames, (count) => count + 1),
-            (count) => (count === 2 ? refuse("rename", "EIO") : Effect.void)
-          )
-        )
+        const { awaitRefusal, disk, heal, refuseSecondRename } = yield* makeDisk
+        const { api, begin, gateway, repository, want } = yield* makePlant({ disk, scanFrequency: "10 millis" })
+        yield* begin({ ...view("one"), ...config("one") })
+        yield* refuseSecondRename
         const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
         yield* want(second)
         yield* awaitRefusal
@@ -251,12 +242,8 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       "in the middle of an apply, and then the profile is paused: what was begun is completed",
       Effect.gen(function* () {
         const { beforeRename, disk, heal, refuse } = yield* makeDisk
-        const { agent, api, gateway, read, repository, want } = yield* makePlant({ disk })
-        yield* gateway.awaitPhase("running")
-        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(synced(first))
+        const { api, begin, gateway, read, repository, want } = yield* makePlant({ disk })
+        yield* begin({ ...view("one"), ...config("one") })
         yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
         const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
         yield* want(second)
@@ -274,12 +261,8 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       "in the middle of an apply, and it is longer refused than the lock lasts: locked again as that runs out",
       Effect.gen(function* () {
         const { beforeRename, disk, heal, refuse } = yield* makeDisk
-        const { agent, api, gateway, repository, want } = yield* makePlant({ disk })
-        yield* gateway.awaitPhase("running")
-        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(synced(first))
+        const { api, begin, gateway, repository, want } = yield* makePlant({ disk })
+        yield* begin({ ...view("one"), ...config("one") })
         yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
         const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
         yield* want(second)
@@ -295,21 +278,10 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
     test(
       "in the middle of an apply, and the next commit has not got what was new: it goes",
       Effect.gen(function* () {
-        const { awaitRefusal, beforeRename, disk, heal, refuse } = yield* makeDisk
-        const { agent, api, exists, gateway, repository, want } = yield* makePlant({ disk })
-        yield* gateway.awaitPhase("running")
-        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(synced(first))
-        const renames = yield* Ref.make(0)
-        yield* Ref.set(
-          beforeRename,
-          Effect.flatMap(
-            Ref.updateAndGet(renames, (count) => count + 1),
-            (count) => (count === 2 ? refuse("rename", "EIO") : Effect.void)
-          )
-        )
+        const { awaitRefusal, disk, heal, refuseSecondRename } = yield* makeDisk
+        const { api, begin, exists, repository, want } = yield* makePlant({ disk })
+        yield* begin({ ...view("one"), ...config("one") })
+        yield* refuseSecondRename
         yield* want(yield* repository.commit({ files: { ...view("two"), "site/config/a/new.json": "new" } }))
         yield* awaitRefusal
         assert.isTrue(yield* exists("config/a/new.json"))
@@ -448,12 +420,8 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       "it stands still while it stages, and another agent begins an apply: the other's journal stays",
       Effect.gen(function* () {
         const { disk, onStage } = yield* makeDisk
-        const { agent, api, gateway, read, repository, want, write } = yield* makePlant({ disk })
-        yield* gateway.awaitPhase("running")
-        const first = yield* repository.commit({ files: view("one") })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(synced(first))
+        const { api, begin, read, repository, want, write } = yield* makePlant({ disk })
+        yield* begin(view("one"))
         const theirs = JSON.stringify({ _tag: "Scan", scans: ["config"] })
         const at = yield* Clock.currentTimeMillis
         yield* Ref.set(
@@ -665,12 +633,8 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       "it stands still while it waits for the lock, and another agent takes the volume: it writes nothing",
       Effect.gen(function* () {
         const { disk, onJournal } = yield* makeDisk
-        const { agent, api, gateway, read, repository, want, write } = yield* makePlant({ disk })
-        yield* gateway.awaitPhase("running")
-        const first = yield* repository.commit({ files: view("one") })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(synced(first))
+        const { api, begin, read, repository, want, write } = yield* makePlant({ disk })
+        yield* begin(view("one"))
         const at = yield* Clock.currentTimeMillis
         const other = (at: number) => write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
         yield* Ref.set(onJournal, Effect.orDie(other(at)))

@@ -34,7 +34,7 @@ import * as Manifests from "../../src/sandbox/Manifests.ts"
 import { freePort, Processes } from "../../src/sandbox/Processes.ts"
 import * as SimulatedGateway from "../../src/sandbox/SimulatedGateway.ts"
 import * as Connection from "../kubernetes/Connection.ts"
-import { effective } from "./Plant.ts"
+import { effective, metadataOf } from "./Plant.ts"
 
 const services = GitServer.layerNoDeps().pipe(
   Layer.provideMerge(Connection.layer),
@@ -139,19 +139,7 @@ layer(services, { excludeTestServices: true, timeout: "120 seconds" })("kill -9"
           ]
         })
         const want = Effect.fnUntraced(function* (commit: string) {
-          const data = Metadata.encode(
-            {
-              commit,
-              ref: "main",
-              gitURL: repository.url,
-              paused: "false",
-              authType: "none",
-              gatewayPort: 8088,
-              gatewayTLS: "false",
-              profiles: { default: profile }
-            },
-            () => commit.slice(0, 16)
-          )
+          const data = Metadata.encode(metadataOf(repository.url, commit, profile), () => commit.slice(0, 16))
           yield* client.mergePatch(
             Resource.configMaps,
             { namespace, name: Names.metadataMap(cr) },

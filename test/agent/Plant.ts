@@ -130,6 +130,24 @@ export const effective = (profile: Partial<Profile.Effective>): Profile.Effectiv
   ...profile
 })
 
+/** What the metadata map says of a commit of `main`, but for its revision. */
+export const metadataOf = (
+  gitURL: string,
+  commit: string,
+  profile: Profile.Effective,
+  more: Partial<Metadata.Data> = {}
+): Omit<Metadata.Data, "revision"> => ({
+  commit,
+  ref: "main",
+  gitURL,
+  paused: "false",
+  authType: "none",
+  gatewayPort: 8088,
+  gatewayTLS: "false",
+  profiles: { default: profile },
+  ...more
+})
+
 export const view = (text: string) => ({
   "site/projects/line/project.json": '{"title":"line","enabled":true,"inheritable":false}',
   "site/projects/line/com.inductiveautomation.perspective/views/main/resource.json":
@@ -177,17 +195,10 @@ export const makePlant = Effect.fnUntraced(function* ({
     data: Partial<Metadata.Data> = {}
   ) {
     const encoded = Metadata.encode(
-      {
-        commit,
-        ref: "main",
-        gitURL: repository.url,
-        paused: "false",
-        authType: "none",
+      metadataOf(repository.url, commit, effective(profile), {
         gatewayPort: Number(new URL(gateway.url).port),
-        gatewayTLS: "false",
-        profiles: { default: effective(profile) },
         ...data
-      },
+      }),
       (text) => createHash("sha256").update(text).digest("hex").slice(0, 16)
     )
     yield* SubscriptionRef.set(api.metadata, encoded)
@@ -240,7 +251,16 @@ export const makePlant = Effect.fnUntraced(function* ({
       Effect.repeat({ until: (checks) => checks.length === 0, schedule: Schedule.spaced("10 millis") }),
       Effect.asVoid
     )
-  return { agent, api, dataDir, exists, gateway, probe, read, repository, want, write }
+  /** An agent that has brought a first commit to its running gateway, and goes on until the scope ends. */
+  const begin = Effect.fnUntraced(function* (files: Readonly<Record<string, string>>) {
+    yield* gateway.awaitPhase("running")
+    const first = yield* repository.commit({ files })
+    yield* want(first)
+    yield* Layer.build(agent)
+    yield* api.awaitReport(synced(first))
+    return first
+  })
+  return { agent, api, begin, dataDir, exists, gateway, probe, read, repository, want, write }
 })
 
 export const services = Layer.merge(GitServer.layer, NodeServices.layer)

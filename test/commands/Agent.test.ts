@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url"
 import * as Metadata from "../../src/api/Metadata.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
 import * as SimulatedGateway from "../../src/sandbox/SimulatedGateway.ts"
-import { effective, services, until } from "../agent/Plant.ts"
+import { effective, metadataOf, services, until } from "../agent/Plant.ts"
 import * as Product from "./Product.ts"
 
 const views = "projects/line/com.inductiveautomation.perspective/views"
@@ -29,18 +29,10 @@ const makePlant = Effect.fnUntraced(function* (name: string) {
   const gateway = yield* SimulatedGateway.make({ dataDir, tokens: ["stoker:secret"] })
   yield* gateway.awaitPhase("running")
   const repository = yield* (yield* GitServer).create(name)
+  const profile = effective({ mappings: [{ source: "site/projects", destination: "projects" }] })
   const want = Effect.fnUntraced(function* (files: Readonly<Record<string, string>>) {
     const { traceparent: _, ...data } = Metadata.encode(
-      {
-        commit: yield* repository.commit({ files }),
-        ref: "main",
-        gitURL: repository.url,
-        paused: "false",
-        authType: "none",
-        gatewayPort: 8088,
-        gatewayTLS: "false",
-        profiles: { default: effective({ mappings: [{ source: "site/projects", destination: "projects" }] }) }
-      },
+      metadataOf(repository.url, yield* repository.commit({ files }), profile),
       () => "1"
     )
     yield* fs.writeFileString(
