@@ -6,6 +6,7 @@ import { Effect, Option, Schedule, Schema } from "effect"
 import * as CustomResourceDefinition from "../api/CustomResourceDefinition.ts"
 import * as Names from "../api/Names.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
+import { isBefore } from "../Version.ts"
 
 const { apiVersion, kind, metadata, spec } = CustomResourceDefinition.gatewaySyncs
 
@@ -22,9 +23,6 @@ const Installed = Schema.Struct({
 })
 const decode = Schema.decodeUnknownOption(Installed)
 
-/** By number: 0.10.0 comes after 0.9.0. */
-const { compare } = new Intl.Collator("en", { numeric: true })
-
 /** Waits for an API server that is away; anything else needs a person, and the work goes on meanwhile. */
 const patience = Schedule.min([Schedule.exponential("500 millis"), Schedule.spaced("10 seconds")])
 
@@ -37,7 +35,7 @@ export const update = Effect.fnUntraced(
     const client = yield* ApiClient
     const before = decode(yield* client.request("GET", path))
     const installed = Option.getOrUndefined(before)?.metadata.annotations?.[writtenBy]
-    if (installed !== undefined && compare(installed, version) > 0) {
+    if (installed !== undefined && isBefore(version, installed)) {
       yield* Effect.logInfo(`the definition ${metadata.name} is of Stoker ${installed}, which is newer: it stays`)
       return
     }

@@ -88,4 +88,16 @@ describe("the bundle", () => {
     )
     assert.deepStrictEqual(stray, [])
   })
+
+  it("requires Node's modules: an import would load what hides behind their getters", async () => {
+    const { outputs } = JSON.parse(await readFile(join(root, "dist/meta.json"), "utf8")) as Meta
+    const builtins = Object.values(outputs).flatMap(({ imports }) =>
+      imports.filter(({ path }) => path.startsWith("node:"))
+    )
+    assert.isNotEmpty(builtins)
+    assert.deepStrictEqual(
+      builtins.filter(({ kind }) => kind !== "require-call"),
+      []
+    )
+  })
 })
