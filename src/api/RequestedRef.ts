@@ -91,7 +91,7 @@ export const override = (annotations: Annotations): Override | undefined => {
 export const pushed = (annotations: Annotations): Pushed | undefined =>
   Option.getOrUndefined(decodePushed(annotations[keys.pushed]))
 
-const deliveries = (annotations: Annotations): ReadonlyArray<Handled> =>
+const remembered = (annotations: Annotations): ReadonlyArray<Handled> =>
   Option.getOrElse(decodeDeliveries(annotations[keys.deliveries]), () => [])
 
 // Who wins ------------------------------------------------------------------------------------------------------------
@@ -244,15 +244,15 @@ const kindOf = ({ digest, push }: Handled) => (push === true ? "push" : digest =
 const isSame = (a: Handled, b: Handled): boolean =>
   kindOf(a) === kindOf(b) && (a.digest === undefined ? a.id === b.id : a.digest === b.digest)
 
-const remember = (annotations: Annotations, handled: Handled): string => {
-  const others = deliveries(annotations).filter((one) => !isSame(one, handled))
+const remember = (known: ReadonlyArray<Handled>, handled: Handled): string => {
+  const others = known.filter((one) => !isSame(one, handled))
   const alike = others.filter((one) => kindOf(one) === kindOf(handled))
   const forgotten = new Set(alike.slice(0, Math.max(0, alike.length + 1 - rememberedDeliveries)))
   return encodeDeliveries([...others.filter((one) => !forgotten.has(one)), handled])
 }
 
-const isRepeated = (annotations: Annotations, delivery: Delivery): boolean =>
-  deliveries(annotations).some(
+const isRepeated = (known: ReadonlyArray<Handled>, delivery: Delivery): boolean =>
+  known.some(
     (handled) =>
       handled.id === delivery.id ||
       (delivery._tag === "Promotion" && delivery.digest !== undefined && handled.digest === delivery.digest)
@@ -266,7 +266,10 @@ const named = (delivery: Delivery): string => (delivery.id === undefined ? "" : 
 const isAllowed = (refs: ReadonlyArray<string>, ref: string): boolean =>
   refs.some((glob) => Glob.match(Glob.make(glob), ref))
 
-const decidePromotion = (delivery: Promotion, target: Target, stamp: Stamp): Decision => {
+/** @param known deliveries that the annotations remember */
+type Decide<D extends Delivery> = (delivery: D, target: Target, stamp: Stamp, known: ReadonlyArray<Handled>) => Decision
+
+const decidePromotion: Decide<Promotion> = (delivery, target, stamp, known) => {
   const { annotations, refs } = target
   if (refs !== undefined && !isAllowed(refs, delivery.ref)) {
     return notForUs(`the ref "${delivery.ref}" is none of spec.webhook.refs (${refs.join(", ")})`)
@@ -277,7 +280,7 @@ const decidePromotion = (delivery: Promotion, target: Target, stamp: Stamp): Dec
   const current = inForce(annotations, target.specRef)
   const sameRequest = current.request?.ref === delivery.ref
   const follows = GitRef.sameVersion(current.ref, delivery.ref)
-  const repeated = isRepeated(annotations, delivery)
+  const repeated = isRepeated(known, delivery)
   if (repeated && !follows) {
     return notForUs(`this delivery was handled before${named(delivery)}, and "${current.ref}" was asked for since`)
   }
@@ -291,7 +294,7 @@ const decidePromotion = (delivery: Promotion, target: Target, stamp: Stamp): Dec
     [keys.traceparent]: stamp.traceparent ?? null,
     ...(delivery.id === undefined
       ? {}
-      : { [keys.deliveries]: remember(annotations, { id: delivery.id, ...optional("digest", delivery.digest) }) })
+      : { [keys.deliveries]: remember(known, { id: delivery.id, ...optional("digest", delivery.digest) }) })
   }
   const repeats =
     follows &&
@@ -312,7 +315,7 @@ const decidePromotion = (delivery: Promotion, target: Target, stamp: Stamp): Dec
   }
 }
 
-const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
+const decidePush: Decide<Push> = (delivery, target, stamp, known) => {
   const { annotations } = target
   const { ref } = inForce(annotations, target.specRef)
   if (ref !== delivery.ref) {
@@ -324,7 +327,7 @@ const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
       `a push to ${delivery.kind} "${delivery.ref}", but this GatewaySync follows the ${kind} of that name`
     )
   }
-  const repeated = isRepeated(annotations, delivery)
+  const repeated = isRepeated(known, delivery)
   if (repeated && !isPending(target)) {
     return { _tag: "AlreadyHandled", ref, message: `this delivery was handled before${named(delivery)}` }
   }
@@ -343,16 +346,14 @@ const decidePush = (delivery: Push, target: Target, stamp: Stamp): Decision => {
         id: repeated ? stamp.freshId : (delivery.id ?? stamp.freshId)
       }),
       [keys.traceparent]: stamp.traceparent ?? null,
-      ...(delivery.id === undefined
-        ? {}
-        : { [keys.deliveries]: remember(annotations, { id: delivery.id, push: true }) })
+      ...(delivery.id === undefined ? {} : { [keys.deliveries]: remember(known, { id: delivery.id, push: true }) })
     },
     ...(repeated ? { message: "this push is known already; the remote is asked again" } : {})
   }
 }
 
-const decideOne = (delivery: Delivery, target: Target, stamp: Stamp): Decision =>
-  delivery._tag === "Promotion" ? decidePromotion(delivery, target, stamp) : decidePush(delivery, target, stamp)
+const decideOne: Decide<Delivery> = (delivery, ...rest) =>
+  delivery._tag === "Promotion" ? decidePromotion(delivery, ...rest) : decidePush(delivery, ...rest)
 
 const says = ({ repositories }: Delivery): boolean => repositories !== undefined && repositories.length > 0
 
@@ -372,12 +373,14 @@ const about = (deliveries: ReadonlyArray<Delivery>, repository: string): Readonl
 }
 
 /** Of what is said of one ref only the last counts. */
-const lastOfEach = (deliveries: ReadonlyArray<Delivery>): Iterable<Delivery> =>
-  new Map(deliveries.map((one) => [`${one._tag === "Push" ? one.kind : ""} ${one.ref}`, one])).values()
+const lastOfEach = (deliveries: ReadonlyArray<Delivery>): ReadonlyArray<Delivery> => [
+  ...new Map(deliveries.map((one) => [`${one._tag === "Push" ? one.kind : ""} ${one.ref}`, one])).values()
+]
 
 /**
- * What a message writes on a GatewaySync, or why it writes nothing. A message may hold several deliveries (commits of a
- * freight, changes of a push): the first that is for this GatewaySync counts.
+ * What a message writes on a GatewaySync, or why it writes nothing. A message may hold several deliveries: commits of a
+ * freight, of which this GatewaySync's repository may have but one ref; changes of a push, of which the first that is for
+ * this GatewaySync counts.
  */
 export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stamp: Stamp): Decision => {
   const ours = about(deliveries, target.repository)
@@ -392,9 +395,18 @@ export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stam
   }
   const { ref } = inForce(target.annotations, target.specRef)
   const near = ours.filter((delivery) => delivery._tag === "Promotion" || delivery.ref === ref)
+  const asked = near.length > 0 ? lastOfEach(near) : ours.slice(0, 1)
+  const [first, second] = asked.filter(({ _tag }) => _tag === "Promotion")
+  if (first !== undefined && second !== undefined) {
+    return notForUs(
+      `it asks for "${first.ref}" and for "${second.ref}" of one repository, and which is meant nobody can tell: send one of them`
+    )
+  }
+  // Once for all of them: it may be long.
+  const known = remembered(target.annotations)
   let best: Decision | undefined
-  for (const delivery of near.length > 0 ? lastOfEach(near) : ours.slice(0, 1)) {
-    const decision = decideOne(delivery, target, stamp)
+  for (const delivery of asked) {
+    const decision = decideOne(delivery, target, stamp, known)
     if (decision._tag === "Write") return decision
     if (best === undefined || (best._tag === "NotForUs" && decision._tag === "AlreadyHandled")) best = decision
   }

@@ -11,6 +11,7 @@
  * - "There is no such GatewaySync" and "not for this GatewaySync" were read live, never from the store alone.
  */
 import {
+  Array,
   Cause,
   DateTime,
   Deferred,
@@ -93,6 +94,8 @@ export const soon = Effect.timeoutOrElse({
 /** Patches in flight in all: many, since they compete with the controller's own writes, which answer each of them. */
 const mostInFlight = 48
 const mostWaiting = 1024
+/** So many are decided on in one breath. */
+const mostAtOnce = 16
 /** So many are read one by one. */
 const mostReads = 16
 /** A list is a short cut: what it takes longer is missing for the reads one by one. */
@@ -134,12 +137,24 @@ const annotated = (cr: GatewaySync.GatewaySync, annotations: RequestedRef.Annota
   metadata: { ...cr.metadata, annotations }
 })
 
+/** Others are served between every few. */
+const forEachFew = <A>(all: ReadonlyArray<A>, each: (one: A) => void): Effect.Effect<void> =>
+  Effect.forEach(
+    Array.chunksOf(all, mostAtOnce),
+    (few) =>
+      Effect.andThen(
+        Effect.yieldNow,
+        Effect.sync(() => few.forEach(each))
+      ),
+    { discard: true }
+  )
+
 /** Each delivery decided after the former, and the one patch that holds them all. */
-const decideAll = (cr: GatewaySync.GatewaySync, batch: ReadonlyArray<Waiting>) => {
+const decideAll = Effect.fnUntraced(function* (cr: GatewaySync.GatewaySync, batch: ReadonlyArray<Waiting>) {
   const decided: Array<{ readonly waiting: Waiting; readonly outcome: Outcome }> = []
   let patch: Readonly<Record<string, string | null>> = {}
   let at = cr
-  for (const waiting of batch) {
+  yield* forEachFew(batch, (waiting) => {
     const decision = RequestedRef.decide(waiting.deliveries, target(at), waiting.stamp)
     const before = at
     if (decision._tag === "Write") {
@@ -147,9 +162,9 @@ const decideAll = (cr: GatewaySync.GatewaySync, batch: ReadonlyArray<Waiting>) =
       at = annotated(at, RequestedRef.after(at.metadata.annotations, decision.annotations))
     }
     decided.push({ waiting, outcome: { decision, before, after: at } })
-  }
+  })
   return { decided, patch }
-}
+})
 
 /**
  * Nobody is told "no" on the word of a store that may lag behind: a person takes it for final, and a forge never asks
@@ -205,7 +220,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     let basis = start
     let refused: string | undefined
     for (let attempt = 1; ; attempt++) {
-      const { decided, patch } = decideAll(basis.cr, batch)
+      const { decided, patch } = yield* decideAll(basis.cr, batch)
       const isDoubtful = decided.some(({ outcome, waiting }) => needsLive(outcome.decision, waiting.deliveries))
       if (!basis.live && isDoubtful) {
         basis = yield* readLive(ref)
@@ -295,7 +310,10 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
     read: (ref) => soon(read(ref)),
     readMany: Effect.fnUntraced(function* (known, deliveries) {
       const stamp = yield* stampOf(Option.none())
-      const doubtful = known.filter((cr) => needsLive(RequestedRef.decide(deliveries, target(cr), stamp), deliveries))
+      const doubtful: Array<GatewaySync.GatewaySync> = []
+      yield* forEachFew(known, (cr) => {
+        if (needsLive(RequestedRef.decide(deliveries, target(cr), stamp), deliveries)) doubtful.push(cr)
+      })
       if (doubtful.length <= mostReads) return none()
       const [namespace, ...others] = new Set(doubtful.map(({ metadata }) => metadata.namespace))
       // What cannot be listed is read one by one, and fails there.

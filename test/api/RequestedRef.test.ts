@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import { vi } from "vitest"
 import { request as keys } from "../../src/api/Names.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 
@@ -377,12 +378,34 @@ describe("several deliveries in one message", () => {
   it("ours comes before one that does not say", () =>
     assert.strictEqual(written(decideAll([promotion("v1"), promotion("v2", { repositories: [ours] })])).ref, "v2"))
 
-  it("the first that does not say, when none is ours", () =>
+  it("one that does not say, when none is ours", () =>
     assert.strictEqual(
-      written(decideAll([promotion("v0", { repositories: ["https://x.example/a"] }), promotion("v1"), promotion("v2")]))
-        .ref,
+      written(decideAll([promotion("v0", { repositories: ["https://x.example/a"] }), promotion("v1")])).ref,
       "v1"
     ))
+
+  it.each([
+    ["about our repository", [ours]],
+    ["that do not say", undefined]
+  ])("two refs %s: nobody can tell which is meant, and both are named", (_, repositories) => {
+    const about = repositories === undefined ? {} : { repositories }
+    const reason = refusal(decideAll([promotion("v1", about), promotion("v2", about), promotion("v1", about)]))
+    assert.include(reason, '"v1"')
+    assert.include(reason, '"v2"')
+    // The same one twice is one.
+    assert.strictEqual(written(decideAll([promotion("v1", about), promotion("v1", about)])).ref, "v1")
+  })
+
+  it("what was handled before is decoded once for all of them", () => {
+    const annotations = { [keys.deliveries]: JSON.stringify([{ id: "p1", push: true }]) }
+    const parse = vi.spyOn(JSON, "parse")
+    const both = [push("main"), push("main", { kind: "tag" })]
+    const decision = decideAll(both, target(handled(annotations)))
+    const decodings = parse.mock.calls.filter(([text]) => text === annotations[keys.deliveries])
+    parse.mockRestore()
+    assert.strictEqual(decision._tag, "AlreadyHandled")
+    assert.lengthOf(decodings, 1)
+  })
 
   it("of changes of one ref the last counts, of a branch and a tag of one name the one that is followed", () => {
     const tip = (digit: string, kind: "branch" | "tag") => push("main", { kind, after: digit.repeat(40) })

@@ -3,13 +3,15 @@
  * credential. Time is another machine's; these are not.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Fiber } from "effect"
 import type * as Crypto from "node:crypto"
 import type { createHmac } from "node:crypto"
 import { vi } from "vitest"
+import { request as keys } from "../../src/api/Names.ts"
+import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import { MemoryApi } from "./MemoryApi.ts"
 import { bearer, both, run, signature } from "./running.ts"
-import { send } from "./send.ts"
+import { post, send } from "./send.ts"
 
 const cost = vi.hoisted(() => ({ bytes: 0 }))
 vi.mock("node:crypto", async (original) => {
@@ -45,21 +47,48 @@ const counted = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     ({ restore }) => Effect.sync(restore)
   )
 
-/** Bytes that were digested at most between two turns of the event loop, while an effect ran. */
-const longest = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+/** What was counted at most in a turn of the event loop while an effect ran: digested bytes, unless told otherwise. */
+const longest = <A, E, R>(effect: Effect.Effect<A, E, R>, count = () => cost.bytes) =>
   Effect.acquireUseRelease(
     Effect.sync(() => {
-      let [most, before] = [0, cost.bytes]
+      let [most, before] = [0, count()]
       const look = () => {
-        most = Math.max(most, cost.bytes - before)
-        before = cost.bytes
-        timer = setImmediate(look)
+        const now = count()
+        most = Math.max(most, now - before)
+        before = now
+        return most
       }
-      let timer = setImmediate(look)
-      return { most: () => most, stop: () => clearImmediate(timer) }
+      const turn = () => {
+        look()
+        timer = setImmediate(turn)
+      }
+      let timer = setImmediate(turn)
+      return { most: look, stop: () => clearImmediate(timer) }
     }),
     ({ most }) => Effect.map(effect, (answer) => ({ answer, most: most() })),
     ({ stop }) => Effect.sync(stop)
+  )
+
+/** A GatewaySync that remembers as many deliveries as one may, and follows v9 at the word of the last of them. */
+const remembering = (id: string) => {
+  const others = Array.from({ length: RequestedRef.rememberedDeliveries - 1 }, (_, index) => ({ id: `${index}` }))
+  return {
+    [keys.deliveries]: JSON.stringify([...others, { id }]),
+    [keys.ref]: "v9",
+    [keys.id]: "later",
+    [keys.over]: "main"
+  }
+}
+
+/** How often such a memory was decoded, while an effect ran, and how often at most in one turn of the event loop. */
+const decoded = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => vi.spyOn(JSON, "parse")),
+    (spy) => {
+      const count = () => spy.mock.calls.filter(([text]) => text.startsWith('[{"id":"0"}')).length
+      return Effect.map(longest(effect, count), (found) => ({ ...found, decodings: count() }))
+    },
+    (spy) => Effect.sync(() => spy.mockRestore())
   )
 
 const digits = "a".repeat(64)
@@ -272,6 +301,48 @@ describe("who has a credential", () => {
         assert.strictEqual(answer.status, 503)
         assert.isAbove(digested, 200 * mebibyte)
         assert.isAtMost(most, 20 * mebibyte)
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live("others are served between the many whom it may be for", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 200; index++) yield* api.put(`c${index}`, { annotations: remembering("k1") })
+        const freight = { commits: [{ tag: "v1", repoURL: repository.clone_url }] }
+        const headers = { ...bearer, "idempotency-key": "k1" }
+        const { answer, decodings, most } = yield* decoded(post({ freight }, { path: "/webhook", headers }))
+        assert.include(answer.text, "handled before")
+        // Once to find who must be read live, and once to answer.
+        assert.isAtMost(decodings, 2 * 200)
+        assert.isAtMost(most, 48)
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.live("others are served between the many that it sends to one, and each of those is looked up once", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.put("site", { annotations: remembering("k1") })
+        const headers = { ...bearer, "idempotency-key": "k1" }
+        yield* api.gate.close
+        const first = yield* Effect.forkChild(post({ ref: "v9" }, { headers: bearer }))
+        yield* api.atGate(1)
+        const again = Effect.replicateEffect(post({ ref: "v1" }, { headers }), 200, { concurrency: "unbounded" })
+        const all = yield* Effect.forkChild(again)
+        // The first has looked twice.
+        yield* api.lookedUp(2 + 200)
+        yield* Effect.yieldNow
+        const opened = Effect.andThen(api.gate.open, Fiber.join(all))
+        const { answer, decodings, most } = yield* decoded(opened)
+        assert.deepStrictEqual([...new Set(answer.map(({ status }) => status))], [422])
+        assert.isAtMost(decodings, 200)
+        assert.isAtMost(most, 32)
+        assert.strictEqual((yield* Fiber.join(first)).status, 202)
       }),
       { credentials: both }
     )
