@@ -1,19 +1,17 @@
 /** What the webhook receiver takes, as flags of the controller (chart: `webhookReceiver.limits`, `.trustedProxies`). */
 import { Duration, Option, Result } from "effect"
 import { Flag } from "effect/cli"
-import { IpNetwork } from "effect/net"
+import { IpInterface, IpNetwork } from "effect/net"
 import * as GoDuration from "../api/GoDuration.ts"
 import * as Receiver from "../receiver/Receiver.ts"
 
-/** `10.0.0.0/8, ::1`: networks and addresses; none when one of them is neither. */
+/** `10.0.0.0/8, ::1`: networks and addresses; none when one of them is neither. `10.1.2.3/8` is the network around it. */
 export const parseNetworks = (text: string): Option.Option<ReadonlyArray<IpNetwork.IpNetwork>> => {
   const parts = text.split(",").map((part) => part.trim())
   return Option.all(
     parts
       .filter((part) => part !== "")
-      .map((part) =>
-        Result.getSuccess(IpNetwork.fromString(part.includes("/") ? part : `${part}/${part.includes(":") ? 128 : 32}`))
-      )
+      .map((part) => Result.getSuccess(Result.map(IpInterface.fromString(part), IpNetwork.fromInterface)))
   )
 }
 
