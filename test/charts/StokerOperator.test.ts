@@ -1,11 +1,12 @@
 /** The chart, rendered by the real helm and taken by a real API server. */
 import { NodeServices } from "@effect/platform-node"
 import { assert, layer } from "@effect/vitest"
-import { Duration, Effect, FileSystem, Layer, Path, Redacted, Schema, Stream } from "effect"
+import { Duration, Effect, FileSystem, Layer, Option, Path, Redacted, Schema, Stream } from "effect"
 import { HttpClient, HttpClientRequest, HttpClientResponse } from "effect/http"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { expect } from "vitest"
 import { parse } from "yaml"
+import * as ReceiverFlags from "../../src/commands/ReceiverFlags.ts"
 import * as AgentAccess from "../../src/controller/steps/AgentAccess.ts"
 import { defaultLimits } from "../../src/receiver/Receiver.ts"
 import * as Checkout from "../../src/sandbox/Checkout.ts"
@@ -24,7 +25,7 @@ const helm = Effect.fnUntraced(function* (command: ReadonlyArray<string>, values
   const chart = (yield* Path.Path).join(yield* Checkout.root, "charts", "stoker-operator")
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
   const child = yield* spawner.spawn(
-    ChildProcess.make(file, [...command, chart, "--namespace", namespace, "-f", "-"], {
+    ChildProcess.make(file, ["--namespace", namespace, ...command, chart, "-f", "-"], {
       stdin: Stream.encodeText(Stream.succeed(JSON.stringify(values)))
     })
   )
@@ -59,6 +60,11 @@ const Deployment = Schema.Struct({
       })
     })
   })
+})
+
+const Names = Schema.Array(Schema.String)
+const ClusterRole = Schema.Struct({
+  rules: Schema.Array(Schema.Struct({ apiGroups: Names, resources: Names, verbs: Names }))
 })
 
 const decodeRelease = Schema.decodeUnknownEffect(
@@ -116,6 +122,15 @@ const documented = {
         idleTimeout: "2m"
       }
     }
+  },
+  "receiver-environment": {
+    webhookReceiver: { enabled: true },
+    extraEnv: [
+      {
+        name: "WEBHOOK_HMAC_SECRET",
+        valueFrom: { secretKeyRef: { name: "webhook-hmac", key: "webhook-secret" } }
+      }
+    ]
   },
   replicas: { replicaCount: 2, webhookReceiver: { enabled: true, hmac, token } },
   monitoring: {
@@ -189,6 +204,28 @@ const Installed = Layer.effectDiscard(
   })
 )
 
+type Keys = ReadonlyArray<string>
+
+/** The chart's values, each by the path to it: those with a default, and those that are empty unless they are given. */
+const defaults = Effect.gen(function* () {
+  const file = (yield* Path.Path).join(yield* Checkout.root, "charts", "stoker-operator", "values.yaml")
+  const values: unknown = parse(yield* FileSystem.FileSystem.use((fileSystem) => fileSystem.readFileString(file)))
+  // What these hold is Kubernetes' and Grafana's, not the chart's.
+  const isOpaque = (path: Keys) => ["resources", "grafanaDashboard.labels"].includes(path.join("."))
+  const paths = (value: unknown, path: Keys): ReadonlyArray<{ readonly path: Keys; readonly isEmpty: boolean }> => {
+    if (value === "" || (Array.isArray(value) && value.length === 0)) return [{ path, isEmpty: true }]
+    const members = typeof value === "object" && value !== null ? Object.entries(value) : []
+    if (typeof value === "object" && members.length === 0) return [{ path, isEmpty: true }]
+    const inner = isOpaque(path) ? [] : members.flatMap(([name, member]) => paths(member, [...path, name]))
+    return path.length === 0 ? inner : [{ path, isEmpty: false }, ...inner]
+  }
+  const all = paths(values, [])
+  return {
+    filled: all.filter(({ isEmpty }) => !isEmpty).map(({ path }) => path),
+    empty: all.filter(({ isEmpty }) => isEmpty).map(({ path }) => path)
+  }
+})
+
 const AnyDeployment = Schema.Struct({
   spec: Schema.Struct({ template: Schema.Struct({ spec: Schema.Record(Schema.String, Schema.Unknown) }) })
 })
@@ -228,18 +265,20 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     })
   )
 
-  it.effect.each(["receiver-open", "receiver-hmac", "receiver-token", "receiver-ingress", "least"] as const)(
-    "tells after an install what to do next (%s)",
-    (name) =>
-      Effect.gen(function* () {
-        const { code, output } = yield* helm(
-          ["install", "stoker", "--dry-run=client", "--output=json"],
-          documented[name]
-        )
-        assert.strictEqual(code, 0, output)
-        const { info } = yield* decodeRelease(output.slice(output.indexOf("{")))
-        yield* isGolden(info.notes.trim(), `notes-${name}.txt`)
-      })
+  it.effect.each([
+    "receiver-open",
+    "receiver-hmac",
+    "receiver-token",
+    "receiver-environment",
+    "receiver-ingress",
+    "least"
+  ] as const)("tells after an install what to do next (%s)", (name) =>
+    Effect.gen(function* () {
+      const { code, output } = yield* helm(["install", "stoker", "--dry-run=client", "--output=json"], documented[name])
+      assert.strictEqual(code, 0, output)
+      const { info } = yield* decodeRelease(output.slice(output.indexOf("{")))
+      yield* isGolden(info.notes.trim(), `notes-${name}.txt`)
+    })
   )
 
   it.effect("renders the controller alone by default, with the receiver off", () =>
@@ -273,6 +312,21 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
       )
       assert.notInclude(text, "rolebindings")
       assert.notInclude(text, "customresourcedefinitions")
+      // Nor what the controller has only to hand it on to agents.
+      const { rules } = yield* Effect.fromNullishOr(
+        objects.find(({ kind, metadata }) => kind === "ClusterRole" && metadata.name === serviceAccount)
+      ).pipe(Effect.flatMap(Schema.decodeUnknownEffect(ClusterRole)))
+      assert.deepStrictEqual(
+        rules.filter(({ resources }) => resources.includes("configmaps") || resources.includes("events")),
+        [
+          {
+            apiGroups: [""],
+            resources: ["configmaps"],
+            verbs: ["get", "list", "watch", "create", "patch", "delete"]
+          },
+          { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"] }
+        ]
+      )
       const { args, env } = yield* deployment(objects)
       assert.notInclude(args, "--leader-elect")
       assert.include(args, "--metrics-bind-address=0")
@@ -355,9 +409,11 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
         webhookReceiver: {
           enabled: true,
           hmac: { secretRef: { name: "123", key: "true" } },
+          trustedProxies: ["fd00::"],
           ingress: { enabled: true, ingressClassName: "true", hosts }
         }
       })
+      assert.include((yield* deployment(objects)).args, "--webhook-receiver-trusted-proxies=fd00::")
       const rendered = yield* find(objects, "Deployment")
       const secret = { secretName: "123", items: [{ key: "true" }] }
       const volumes = [{ name: "webhook-hmac", secret }]
@@ -367,6 +423,17 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
         ingressClassName: "true",
         rules: [{ http: { paths: [{ path: "/webhook #x: y" }] } }]
       })
+    })
+  )
+
+  it.effect.each(["true", "123"])("names nothing by a boolean or a number (%s)", (name) =>
+    Effect.gen(function* () {
+      const command = ["template", name, "--namespace", name]
+      const { output, code } = yield* helm(command, { ...everything, ...documented.monitoring, nameOverride: name })
+      assert.strictEqual(code, 0, output)
+      const objects = yield* Manifests.parse(output)
+      assert.isAtLeast(objects.length, 15)
+      assert.notMatch(JSON.stringify(objects), /"(?:namespace|app\.kubernetes\.io\/(?:name|instance))":[^"]/)
     })
   )
 
@@ -411,8 +478,21 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     ["webhookReciever", { webhookReciever: { enabled: true } }],
     ["replicaCount", { replicaCount: 0 }],
     ["hosts", { webhookReceiver: { enabled: true, ingress: { enabled: true } } }],
+    ["hosts", { webhookReceiver: { enabled: true, ingress: { enabled: true, hosts: null } } }],
     ["headerTimeout", { webhookReceiver: { limits: { headerTimeout: "10" } } }],
-    ["trustedProxies", { webhookReceiver: { trustedProxies: ["the ingress"] } }],
+    ...["header", "request", "idle"].flatMap((name) =>
+      ["0s", "0ms", "1.0001s"].map(
+        (time) =>
+          [`/limits/${name}Timeout': '${time}'`, { webhookReceiver: { limits: { [`${name}Timeout`]: time } } }] as const
+      )
+    ),
+    ...["999.1.1.1/99", "10.0.0.0/33", "10.0.0", "010.0.0.0/8", "fd00::/129", "1:2:3", "::g", "the ingress"].map(
+      (network) =>
+        [`/trustedProxies/1': '${network}'`, { webhookReceiver: { trustedProxies: ["::1", network] } }] as const
+    ),
+    ["/hmac/secretRef/name': 'ns/x'", { webhookReceiver: { hmac: { secretRef: { name: "ns/x" } } } }],
+    ["/token/secretRef/name': got number", { webhookReceiver: { token: { secretRef: { name: 1 } } } }],
+    ["/extraEnv/0/value': got number", { extraEnv: [{ name: "A", value: 1 }] }],
     ["crds", { crds: { update: "yes" } }],
     [
       "serviceMonitor.enabled needs metrics.enabled",
@@ -423,17 +503,57 @@ layer(Services, { excludeTestServices: true })("chart stoker-operator", (it) => 
     ["certManager.enabled", { certManager: { enabled: true } }],
     ["webhookReceiver.port: 8443", { webhookReceiver: { enabled: true, port: 8443 } }],
     ["webhookReceiver.port: 8081", { webhookReceiver: { enabled: true, port: 8081 }, metrics: { enabled: false } }],
-    ...Object.keys(defaultLimits).map(
-      (name) =>
-        [`webhookReceiver.limits.${name}`, { webhookReceiver: { enabled: true, limits: { [name]: null } } }] as const
-    ),
     ["nameOverride", { nameOverride: "Foo_Bar" }],
+    ["nameOverride", { nameOverride: "a".repeat(54) }],
     ["fullnameOverride", { fullnameOverride: "a.b" }]
   ] as const)("refuses a wrong value and names it (%s)", ([name, values]) =>
     Effect.gen(function* () {
       const { output, code } = yield* helm(["template", "stoker"], values)
       assert.notStrictEqual(code, 0)
       assert.include(output, name)
+    })
+  )
+
+  it.effect("refuses a null in the place of a default, by name", () =>
+    Effect.gen(function* () {
+      const without = (path: Keys): unknown => path.reduceRight<unknown>((inner, name) => ({ [name]: inner }), null)
+      const { filled } = yield* defaults
+      assert.isAtLeast(filled.length, 40)
+      const accepted = yield* Effect.filter(
+        filled,
+        Effect.fnUntraced(function* (path) {
+          const { output, code } = yield* helm(["template", "stoker"], without(path) as object)
+          return code === 0 || !output.includes(`missing property '${path.at(-1)}'`)
+        })
+      )
+      assert.deepStrictEqual(accepted, [])
+    })
+  )
+
+  it.effect("takes a null for what is empty anyway", () =>
+    Effect.gen(function* () {
+      const { empty } = yield* defaults
+      assert.isAtLeast(empty.length, 20)
+      const flags = empty.map((path) => `--set=${path.join(".")}=null`)
+      assert.strictEqual((yield* render({}, ...flags)).text, (yield* render({})).text)
+    })
+  )
+
+  it.effect("takes the networks that the controller takes", () =>
+    Effect.gen(function* () {
+      const trustedProxies = [
+        "10.0.0.0/8",
+        "192.168.1.7",
+        "10.1.2.3/8",
+        "::1",
+        "fd00::/8",
+        "::/0",
+        "1:2:3:4:5:6:7:8/128"
+      ]
+      const { objects } = yield* render({ webhookReceiver: { enabled: true, trustedProxies } })
+      const flag = (yield* deployment(objects)).args.find((argument) => argument.includes("trusted-proxies="))
+      const networks = ReceiverFlags.parseNetworks(flag?.replace(/^.*=/, "") ?? "")
+      assert.strictEqual(Option.getOrThrow(networks).length, trustedProxies.length)
     })
   )
 

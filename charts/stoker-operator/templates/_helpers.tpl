@@ -10,8 +10,8 @@
 {{- end }}
 
 {{- define "stoker.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "stoker.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "stoker.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "stoker.labels" -}}
@@ -32,6 +32,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- pick $credential.secretRef "name" "key" | toJson }}
 {{- else if $credential.secret }}
 {{- dict "name" (printf "%s-webhook-receiver" (include "stoker.fullname" .root)) "key" .kind | toJson }}
+{{- end }}
+{{- end }}
+
+{{/* Whether a request may show a secret of this kind ("hmac", "token"): by the values, or by extraEnv. Else nothing. */}}
+{{- define "stoker.asksFor" -}}
+{{- include "stoker.credential" . }}
+{{- $variable := get (dict "hmac" "WEBHOOK_HMAC_SECRET" "token" "WEBHOOK_BEARER_TOKEN") .kind }}
+{{- range .root.Values.extraEnv }}
+{{- if has .name (list $variable (printf "%s_FILE" $variable)) }}{{ .name }}{{ end }}
 {{- end }}
 {{- end }}
 
