@@ -5,9 +5,10 @@
  * 2. `PATH` (what `nix develop` gives);
  * 3. the cache: `STOKER_CACHE_DIR`, else `$XDG_CACHE_HOME/stoker`, else `~/.cache/stoker`;
  * 4. the archive that controller-tools publishes for envtest, its checksum verified (API server and etcd);
- * 5. a build from Go modules, where `go` is there: works where only a module proxy is reachable.
+ * 5. a build from Go modules, where `go` is there: works where only a module proxy is reachable;
+ * 6. for nginx instead of 4 and 5: Debian's package, where `apt-get` is there, taken apart without being installed.
  *
- * What 4 and 5 bring is run once before it goes into the cache, by one atomic rename.
+ * What 4 to 6 bring is run once before it goes into the cache, by one atomic rename.
  */
 import {
   Array,
@@ -32,7 +33,7 @@ import { parse as parseYaml } from "yaml"
 import * as Checkout from "./Checkout.ts"
 import { Processes } from "./Processes.ts"
 
-export const Tool = Schema.Literals(["kube-apiserver", "etcd", "helm", "kubectl", "kube-controller-manager"])
+export const Tool = Schema.Literals(["kube-apiserver", "etcd", "helm", "kubectl", "kube-controller-manager", "nginx"])
 export type Tool = typeof Tool.Type
 
 /** None of the ways gave the tool. A person has to act: the message lists the ways and why each failed. */
@@ -45,7 +46,9 @@ export class ToolMissing extends Schema.TaggedError<ToolMissing>()("ToolMissing"
       `The sandbox needs ${this.tool} (${recipes[this.tool].version}) and did not get it in any way:`,
       ...this.tried.map((why) => `  - ${why}`),
       `Any one of these helps: put ${this.tool} on PATH (nix develop does), set KUBEBUILDER_ASSETS to a folder that has it,`,
-      `or install Go 1.26 with a reachable module proxy and run again.`
+      recipes[this.tool].from === "go"
+        ? "or install Go 1.26 with a reachable module proxy and run again."
+        : "or run where apt-get reaches the packages of Debian or Ubuntu."
     ].join("\n")
   }
 }
@@ -112,7 +115,10 @@ export class Toolchain extends Context.Service<
           Effect.orElseSucceed(fileSystem.exists(cached(tool)), () => false),
           (exists) =>
             exists
-              ? Effect.succeed(cached(tool))
+              ? // A package is linked to libraries of this machine, which may have been upgraded since.
+                recipes[tool].from === "debian"
+                ? verified(tool, cached(tool))
+                : Effect.succeed(cached(tool))
               : Effect.fail(new WayFailed({ why: `the cache has no ${cached(tool)}` }))
         )
 
@@ -155,8 +161,8 @@ export class Toolchain extends Context.Service<
       )
 
       const fromDownload = Effect.fnUntraced(
-        function* (tool: Tool) {
-          if (!recipes[tool].inEnvtest) return yield* new WayFailed({ why: "no archive is published for it" })
+        function* (tool: Tool, recipe: GoRecipe) {
+          if (!recipe.inEnvtest) return yield* new WayFailed({ why: "no archive is published for it" })
           const bytes = yield* downloaded
           const folder = yield* scratch(tool)
           const archive = path.join(folder, "envtest.tar.gz")
@@ -199,8 +205,7 @@ export class Toolchain extends Context.Service<
       })
 
       const fromGo = Effect.fnUntraced(
-        function* (tool: Tool) {
-          const recipe = recipes[tool]
+        function* (tool: Tool, recipe: GoRecipe) {
           const hasGo = yield* spawner.exitCode(ChildProcess.make("go", ["version"], onSearchPath)).pipe(
             Effect.map((code) => code === 0),
             Effect.orElseSucceed(() => false)
@@ -236,10 +241,34 @@ export class Toolchain extends Context.Service<
         Effect.mapError((error) => new WayFailed({ why: `build from Go modules: ${error.message}` }))
       )
 
+      const fromDebian = Effect.fnUntraced(
+        function* (tool: Tool, recipe: DebianRecipe) {
+          const folder = yield* scratch(tool)
+          yield* fileSystem.makeDirectory(path.join(folder, "lists"))
+          yield* Console.error(`Fetching ${tool} from its Debian package (once, some seconds) …`)
+          const apt = yield* processes.start({
+            name: "apt-get",
+            logFolder: folder,
+            command: "/bin/sh",
+            args: ["-c", unpackPackage, "sh", recipe.package],
+            cwd: folder,
+            env: onSearchPath.env
+          })
+          const { success, how } = yield* Effect.timeout(apt.ended, "2 minutes")
+          if (!success) return yield* apt.fail(how)
+          return yield* publish(tool, path.join(folder, recipe.file))
+        },
+        Effect.scoped,
+        Effect.mapError((error) => new WayFailed({ why: `Debian's package: ${error.message}` }))
+      )
+
       const find = Effect.fnUntraced(function* (tool: Tool) {
+        const recipe = recipes[tool]
+        const made =
+          recipe.from === "go" ? [fromDownload(tool, recipe), fromGo(tool, recipe)] : [fromDebian(tool, recipe)]
         const tried: Array<string> = []
-        for (const way of [fromAssets, fromPath, fromCache, fromDownload, fromGo]) {
-          const file = yield* Effect.result(way(tool))
+        for (const way of [fromAssets(tool), fromPath(tool), fromCache(tool), ...made]) {
+          const file = yield* Effect.result(way)
           if (file._tag === "Success") return file.success
           tried.push(file.failure.why)
         }
@@ -256,7 +285,8 @@ export class Toolchain extends Context.Service<
   static readonly layer = this.layerNoDeps.pipe(Layer.provide(FetchHttpClient.layer))
 }
 
-interface Recipe {
+interface GoRecipe {
+  readonly from: "go"
   readonly version: string
   /** A folder of `control-plane/` with a `go.mod`. */
   readonly module: string
@@ -271,14 +301,32 @@ interface Recipe {
   readonly takes: string
 }
 
+interface DebianRecipe {
+  readonly from: "debian"
+  /** Whichever the machine's release of Debian has. */
+  readonly version: string
+  readonly package: string
+  /** In the package. */
+  readonly file: string
+  /** Arguments that make it print its version and end well. */
+  readonly check: ReadonlyArray<string>
+}
+
+/** Gets a package's files into this folder. The lists are fresh, and not the machine's, which are root's to change. */
+const unpackPackage = `
+apt() { apt-get -qq -o Dir::State::Lists="$PWD/lists" -o Dir::Cache="$PWD" -o APT::Sandbox::User=root "$@"; }
+apt -o Acquire::Languages=none update # one mirror that fails need not matter
+apt download "$1" && dpkg-deb -x "$1"_*.deb .`
+
 const kubernetes = {
+  from: "go" as const,
   version: "v1.36.3",
   module: "kubernetes",
   stamp: "-X k8s.io/component-base/version.gitVersion=v1.36.3",
   check: ["--version"]
 }
 
-const recipes: Readonly<Record<Tool, Recipe>> = {
+const recipes: Readonly<Record<Tool, GoRecipe | DebianRecipe>> = {
   "kube-apiserver": {
     ...kubernetes,
     package: "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -299,6 +347,7 @@ const recipes: Readonly<Record<Tool, Recipe>> = {
     takes: "about a minute"
   },
   etcd: {
+    from: "go",
     version: "v3.7.3",
     module: "etcd",
     package: ".",
@@ -308,6 +357,7 @@ const recipes: Readonly<Record<Tool, Recipe>> = {
     takes: "about half a minute"
   },
   helm: {
+    from: "go",
     version: "v4.3.1",
     module: "helm",
     package: "helm.sh/helm/v4/cmd/helm",
@@ -315,7 +365,8 @@ const recipes: Readonly<Record<Tool, Recipe>> = {
     check: ["version"],
     inEnvtest: false,
     takes: "about a minute"
-  }
+  },
+  nginx: { from: "debian", version: "debian", package: "nginx", file: "usr/sbin/nginx", check: ["-v"] }
 }
 
 const isTaken = (error: PlatformError) => error.reason._tag === "AlreadyExists"

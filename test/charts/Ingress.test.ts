@@ -4,13 +4,14 @@
  */
 import { NodeServices } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
-import { Effect, FileSystem, Layer, Schema, Stream } from "effect"
+import { Effect, FileSystem, Layer, Result, Schema, Stream } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { spawnSync } from "node:child_process"
 import { createHmac } from "node:crypto"
 import { ControlPlane } from "../../src/sandbox/ControlPlane.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
 import { freePort, Processes } from "../../src/sandbox/Processes.ts"
+import { Toolchain } from "../../src/sandbox/Toolchain.ts"
 import * as OneGateway from "./OneGateway.ts"
 import * as Page from "./Page.ts"
 import { fullname, namespace, Release } from "./Release.ts"
@@ -98,14 +99,19 @@ const run = Effect.fnUntraced(function* (command: string, args: ReadonlyArray<st
   return output
 }, Effect.scoped)
 
-const nginxPath = process.env["PATH"]?.split(":").concat("/usr/sbin").join(":")
-const missing = [
-  ["nginx", "-v"],
-  ["openssl", "version"],
-  ["curl", "--version"]
-].flatMap(([program = "", ...args]) =>
-  spawnSync(program, args, { env: { PATH: nginxPath } }).error === undefined ? [] : [program]
+const nginx = await Effect.flatMap(Toolchain, ({ find }) => find("nginx")).pipe(
+  Effect.provide(Toolchain.layer.pipe(Layer.provide(Processes.layerNoDeps), Layer.provide(NodeServices.layer))),
+  Effect.result,
+  Effect.runPromise
 )
+if (Result.isFailure(nginx)) console.error(nginx.failure.message)
+const missing = [
+  ...(Result.isFailure(nginx) ? ["nginx"] : []),
+  ...[
+    ["openssl", "version"],
+    ["curl", "--version"]
+  ].flatMap(([program = "", ...args]) => (spawnSync(program, args).error === undefined ? [] : [program]))
+]
 
 const Services = Layer.mergeAll(Release.layer, GitServer.layerNoDeps()).pipe(
   Layer.provideMerge(ControlPlane.layer),
@@ -154,12 +160,11 @@ it.live.runIf(missing.length === 0)(
         `${folder}/nginx.conf`,
         configuration({ ingress, folder, http, https, backends })
       )
-      const nginx = yield* processes.start({
+      const proxy = yield* processes.start({
         name: "nginx",
-        command: "nginx",
+        command: Result.getOrThrow(nginx),
         args: ["-e", "stderr", "-c", `${folder}/nginx.conf`],
-        logFolder: folder,
-        env: { PATH: nginxPath }
+        logFolder: folder
       })
 
       /** Posts the bytes of a file; answers `status body`. */
@@ -184,7 +189,7 @@ it.live.runIf(missing.length === 0)(
       const small = `${folder}/small.json`
       yield* fileSystem.writeFileString(small, release("v1.0.0", ""))
       assert.match(
-        yield* nginx.awaitReady(curl("https", small, "my-webhook-secret"), "10 seconds"),
+        yield* proxy.awaitReady(curl("https", small, "my-webhook-secret"), "10 seconds"),
         /"ref":"v1.0.0".*\}:20[02]$/
       )
       assert.match(yield* curl("https", small, "another-secret"), /:401$/)

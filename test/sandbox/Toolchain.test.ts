@@ -146,6 +146,52 @@ printf '#!/bin/sh\\n# %s CGO_ENABLED=%s' "$3" "$CGO_ENABLED" >"$2"`
     })
   )
 
+  /** Stand for Debian's tools: the package's program is a script that prints which package it came from. */
+  const fakeApt = `
+case "$*" in
+  *"Dir::State::Lists=$PWD/lists"*update) exit 100 ;;
+  *"Dir::State::Lists=$PWD/lists"*"download nginx") : >nginx_1_amd64.deb ;;
+  *) exit 1 ;;
+esac`
+  const fakeDpkg = `
+[ "$1 $3" = "-x ." ] || exit 1
+/bin/mkdir -p usr/sbin
+printf '#!/bin/sh\n# %s' "$2" >usr/sbin/nginx`
+
+  it.effect("takes nginx from its Debian package, anew when the one in the cache does not run any more", () =>
+    Effect.gen(function* () {
+      const { find, folder, program } = yield* workbench
+      const fileSystem = yield* FileSystem.FileSystem
+      const path = yield* Path.Path
+      yield* program("path", "apt-get", fakeApt)
+      yield* program("path", "dpkg-deb", fakeDpkg)
+      const file = path.join(folder, "cache/nginx/debian/nginx")
+      assert.strictEqual(yield* find("nginx", offline), file)
+      assert.include(yield* fileSystem.readFileString(file), "nginx_1_amd64.deb")
+      assert.deepStrictEqual(yield* fileSystem.readDirectory(path.dirname(file)), ["nginx"])
+
+      const fromNowOn = yield* program("cache/nginx/debian", "nginx", "# as it was")
+      assert.strictEqual(yield* find("nginx", offline), fromNowOn)
+      assert.include(yield* fileSystem.readFileString(file), "as it was")
+      yield* program("cache/nginx/debian", "nginx", "exit 127")
+      assert.strictEqual(yield* find("nginx", offline), file)
+      assert.include(yield* fileSystem.readFileString(file), "nginx_1_amd64.deb")
+    })
+  )
+
+  it.effect("says why there is no nginx, and what helps", () =>
+    Effect.gen(function* () {
+      const { find, program } = yield* workbench
+      const withoutApt = yield* Effect.flip(find("nginx", offline))
+      assert.match(withoutApt.message, /Debian's package: [^]*apt-get: (?:command )?not found/)
+      yield* program("path", "apt-get", 'echo "Unable to locate package $*"; exit 100')
+      const refused = yield* Effect.flip(find("nginx", offline))
+      assert.match(refused.message, /Unable to locate package .* download nginx/)
+      assert.include(refused.message, "put nginx on PATH")
+      assert.notInclude(refused.message, "install Go")
+    })
+  )
+
   it.effect("chooses the newest patch of our minor version, for this platform", () =>
     Effect.sync(() => {
       const archive = (version: string) => ({
