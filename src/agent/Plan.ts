@@ -173,7 +173,7 @@ export const isUnmanaged = ({ files }: Plan, excludePatterns: ReadonlyArray<stri
 
 /** The kinds of scan that make the gateway see these paths. */
 export const scansFor = (paths: Iterable<string>): ReadonlyArray<ScanKind> => {
-  const touched = new Set(Array.from(paths, (path) => path.slice(0, path.indexOf("/"))))
+  const touched = new Set(Array.from(paths, (path) => fold(path.slice(0, path.indexOf("/")))))
   return scanKinds.filter((kind) => touched.has(kind))
 }
 
@@ -249,16 +249,19 @@ const encoder = new TextEncoder()
 const nameProblem = (path: string): string | undefined => {
   const problem = Option.getOrUndefined(Profile.pathProblem(path))
   if (problem !== undefined) return `"${path}" ${problem}`
-  const [top = "", ...rest] = path.split("/")
-  if (top === ownFolder || top === formerStaging) return `${path} lies in a folder of Stoker's own`
-  if ([top, ...rest].some((part) => part.length > 85 && encoder.encode(part).length > 255)) {
+  const parts = path.split("/")
+  if ([ownFolder, formerStaging].includes(unmasked(parts[0]!))) return `${path} lies in a folder of Stoker's own`
+  if (parts.some((part) => part.length > 85 && encoder.encode(part).length > 255)) {
     return `${path}: a name is longer than 255 bytes, which no file system takes`
   }
   return undefined
 }
 
 const gatewayOwns = PathGlob.excludes(neverTouched)
-const belongsToGateway = (path: string): boolean => gatewayOwns(path)
+const belongsToGateway = (path: string): boolean => gatewayOwns(unmasked(path))
+
+/** The plainest name by which a disk may find this path too: some ignore case, composition, and what cannot be seen. */
+const unmasked = (path: string): string => fold(path.replace(/\p{Default_Ignorable_Code_Point}/gu, "").toUpperCase())
 
 /** Two paths that are one on some file system, or one that is a file and a folder. */
 const clashes = (files: ReadonlyMap<string, Source>, problems: Array<string>) => {

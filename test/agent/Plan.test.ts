@@ -151,6 +151,9 @@ describe("Plan", () => {
       ["a backslash", [dir("x", "config")], ["x/a\\b"], /backslash/],
       ["our own folder", [dir("x", ".stoker")], ["x/applied.json"], /folder of Stoker's own/],
       ["our own folder as an exact file", [dir("x", ".stoker/journal.json")], ["x"], /folder of Stoker's own/],
+      ["our own folder in other letters", [dir("x", ".")], ["x/.Stoker/journal.json"], /folder of Stoker's own/],
+      ["our own folder, with a letter that cannot be seen", [dir("x", ".")], ["x/.sto\u200cker/owner"], /Stoker's own/],
+      ["the former agent's folder in other letters", [dir("x", ".SYNC-staging")], ["x/a"], /Stoker's own/],
       ["a name that no disk takes", [dir("x", "config")], [`x/${"ä".repeat(128)}`], /longer than 255 bytes/],
       ["names in two letter cases", [dir("x", "projects")], ["x/View", "x/view"], /differ only in letter case/],
       [
@@ -210,6 +213,18 @@ describe("Plan", () => {
         "config/resources/core/ignition/a < config/resources/core/ignition/a",
         "projects/p/project.json < projects/p/project.json"
       ])
+    })
+    it("is left out in other letters too: on some disks it is the same file", () => {
+      const masked = [
+        ...theirs.map((path) => path.toUpperCase()),
+        "Config/Local/a",
+        "config/re\u017fources/local/a",
+        "config/lo\u200dcal/a",
+        "Projects/p/.Resources/a"
+      ]
+      assert.deepStrictEqual(shown(run([dir(".", ".")], tree(...masked))), [])
+      const plan = Result.getOrThrow(run([dir("x", "config/x")], tree("x"), { inventory: owned(...masked) }))
+      assert.deepStrictEqual(plan.deletes, [])
     })
     it("is written where a mapping names exactly that file", () => {
       for (const path of theirs) assert.deepStrictEqual(shown(run([dir("x", path)], tree("x"))), [`${path} < x`])
@@ -287,5 +302,6 @@ describe("Plan", () => {
   it("asks for scans of what is touched, projects first", () => {
     assert.deepStrictEqual(Plan.scansFor(["config/a", "projects/b", "modules/c"]), ["projects", "config"])
     assert.deepStrictEqual(Plan.scansFor(["ignition.conf", "configs/a"]), [])
+    assert.deepStrictEqual(Plan.scansFor(["Config/a", "PROJECTS/b"]), ["projects", "config"])
   })
 })
