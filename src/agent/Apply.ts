@@ -263,7 +263,7 @@ export const recover: Effect.Effect<Recovery, VolumeError, Volume> = Effect.unin
       yield* Effect.logWarning(
         "an interrupted sync cannot be completed, since part of its new files is lost, or another file is in their way; the disk is compared anew"
       )
-      list(done)
+      list([...done, ...changed])
       for (const path of [...journal.clear, ...journal.deletes]) if (isForeign(path)) delete files[path]
       yield* finish({ journal, inventory: { version: 1, files } })
     } else {

@@ -444,6 +444,24 @@ layer(NodeServices.layer)("Apply", (it) => {
         })
     )
 
+    it.effect(
+      "and when it cannot, what the gateway has signed meanwhile is still ours: it goes with a later commit",
+      () =>
+        Effect.gen(function* () {
+          const root = yield* halfway(3)
+          const { writes } = Option.getOrThrow(yield* Effect.provide(Apply.interrupted, Volume.layer(root)))
+          yield* Site.plant(root, {
+            "config/new/resource.json": '{"attributes":{"lastModificationSignature":"f"}}',
+            [writes[3]!.staged]: "damaged"
+          })
+          yield* Effect.provide(Apply.recover, Volume.layer(root))
+          assert.isUndefined(yield* originOf(root))
+          assert.include(yield* inventoryOf(root), "config/new/resource.json")
+          yield* start(root, commit("three", before))
+          assert.deepStrictEqual(yield* Site.read(root), { ...before, "config/z/": "" })
+        })
+    )
+
     it.effect("though somebody removed what was renamed: that comes back with the compare", () =>
       Effect.gen(function* () {
         const root = yield* halfway(2)
