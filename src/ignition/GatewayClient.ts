@@ -195,6 +195,21 @@ const make = Effect.fnUntraced(function* (options: Options) {
   const failed = (request: HttpClientRequest.HttpClientRequest, reason: GatewayErrorReason) =>
     failedAs(`${request.method} ${request.url}`, reason)
 
+  const state = exchange(HttpClientRequest.get("/StatusPing"), requestDeadline).pipe(
+    Effect.flatMap(({ body, response }) =>
+      response.status === 200
+        ? fromStatusPing(body)
+        : Effect.succeed(GatewayState.Unknown({ text: `StatusPing answered ${response.status}${whereTo(response)}` }))
+    ),
+    Effect.catch((reason) =>
+      Effect.succeed(
+        reason._tag === "Refused"
+          ? GatewayState.Down()
+          : GatewayState.Unknown({ text: `StatusPing: ${reason.message}` })
+      )
+    )
+  )
+
   const ask = Effect.fnUntraced(
     function* (request: HttpClientRequest.HttpClientRequest, deadline: Duration.Duration) {
       const token = yield* options.token
@@ -203,8 +218,10 @@ const make = Effect.fnUntraced(function* (options: Options) {
         deadline
       )
       const reason = refusal(response, token.name, (yield* options.url).startsWith("https:"))
-      if (reason !== undefined) return yield* reason
-      return body
+      if (reason === undefined) return body
+      // Some answer like this, and not by the way to the set-up page.
+      const isSetUp = response.status === 400 && (yield* state)._tag === "Commissioning"
+      return yield* isSetUp ? new Commissioning() : reason
     },
     (effect, request) => effect.pipe(Effect.catch((reason) => failed(request, reason)))
   )
@@ -221,21 +238,6 @@ const make = Effect.fnUntraced(function* (options: Options) {
       )
     )
   })
-
-  const state = exchange(HttpClientRequest.get("/StatusPing"), requestDeadline).pipe(
-    Effect.flatMap(({ body, response }) =>
-      response.status === 200
-        ? fromStatusPing(body)
-        : Effect.succeed(GatewayState.Unknown({ text: `StatusPing answered ${response.status}${whereTo(response)}` }))
-    ),
-    Effect.catch((reason) =>
-      Effect.succeed(
-        reason._tag === "Refused"
-          ? GatewayState.Down()
-          : GatewayState.Unknown({ text: `StatusPing: ${reason.message}` })
-      )
-    )
-  )
 
   const scanState = (kind: ScanKind) => askFor(HttpClientRequest.get(`${api}/scan/${kind}`), decodeScanState)
   const requestScan = (kind: ScanKind) => askFor(HttpClientRequest.post(`${api}/scan/${kind}`), decodeScanState)

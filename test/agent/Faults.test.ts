@@ -991,26 +991,32 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       })
     )
 
-    test(
-      "it is being commissioned beside a restarted sidecar: waits, puts back what that changes, and scans",
-      Effect.gen(function* () {
-        const { agent, api, gateway, read, repository, want } = yield* makePlant({ commissioning: "manual" })
-        yield* gateway.awaitPhase("commissioning")
-        const properties = "config/resources/core/ignition/security-properties/config.json"
-        const first = yield* repository.commit({
-          files: { ...view("one"), ...config("one"), [`site/${properties}`]: "{}" }
+    for (const [how, failures] of [
+      ["sends everyone to its set-up pages", []],
+      ["answers 400", [Failure.cases.Status.make({ status: 400 })]]
+    ] as const)
+      test(
+        `it is being commissioned beside a restarted sidecar, and ${how}: waits, puts back what that changes, and scans`,
+        Effect.gen(function* () {
+          const { agent, api, gateway, read, repository, want } = yield* makePlant({ commissioning: "manual" })
+          yield* gateway.awaitPhase("commissioning")
+          for (const failure of failures) yield* gateway.faults.inject({ route: "POST /data/api/v1/*", failure })
+          const properties = "config/resources/core/ignition/security-properties/config.json"
+          const first = yield* repository.commit({
+            files: { ...view("one"), ...config("one"), [`site/${properties}`]: "{}" }
+          })
+          yield* want(first)
+          yield* Layer.build(agent)
+          const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
+          assert.match(report.errorMessage ?? "", /waits to be commissioned/)
+          assert.isEmpty(yield* gateway.scans)
+          yield* gateway.faults.clear
+          yield* gateway.commission
+          yield* api.awaitReport(synced(first))
+          assert.strictEqual(yield* read(properties), "{}")
+          assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
         })
-        yield* want(first)
-        yield* Layer.build(agent)
-        const report = yield* api.awaitReport(({ syncStatus }) => syncStatus === "Pending")
-        assert.match(report.errorMessage ?? "", /waits to be commissioned/)
-        assert.isEmpty(yield* gateway.scans)
-        yield* gateway.commission
-        yield* api.awaitReport(synced(first))
-        assert.strictEqual(yield* read(properties), "{}")
-        assert.deepStrictEqual(kinds(yield* gateway.scans), ["projects", "config"])
-      })
-    )
+      )
 
     test(
       "it is starting: written as to one that runs, and scanned once it does",

@@ -186,6 +186,20 @@ describe("a request", () => {
     })
   )
 
+  live("tells commissioning from other requests that are bad, where it is answered by 400", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start({ commissioning: "manual" })
+      yield* gateway.awaitPhase("commissioning")
+      yield* gateway.faults.inject({ route: "POST /data/api/v1/scan-lock/config", failure: status(400) })
+      const client = yield* clientOf(gateway)
+      const reason = Effect.map(Effect.flip(client.acquireScanLock("config", lockTimes)), (error) => error.reason._tag)
+      assert.strictEqual(yield* reason, "Commissioning")
+      yield* gateway.commission
+      yield* gateway.awaitPhase("running")
+      assert.strictEqual(yield* reason, "UnexpectedAnswer")
+    })
+  )
+
   live("reads the key file for every use", () =>
     Effect.gen(function* () {
       const fs = yield* FileSystem.FileSystem
