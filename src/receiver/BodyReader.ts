@@ -1,9 +1,10 @@
 /**
- * Holds bodies in a bounded memory, each until its request is answered. When all of them hold too much, the one that was
- * begun first is given up: an honest sender is done in a moment, one that holds its body back is the oldest soon. One
- * that is given up while it is written is written all the same, and its repetition is harmless.
+ * Holds bodies in a bounded memory, each until its request is answered. When all of them hold too much, the longest is
+ * given up, of equal ones that which was begun first: to push out an honest delivery, which has kilobytes, strangers would
+ * need as many connections as there is room for such. One whose sender is let in is never given up; where those alone
+ * hold all that there is, it is the new one that has to come again.
  */
-import { ByteSize, Effect, Schema } from "effect"
+import { ByteSize, Deferred, Effect, Schema } from "effect"
 import type { Readable } from "node:stream"
 
 /** The body is longer than one may be. */
@@ -16,7 +17,7 @@ export class TooLong extends Schema.TaggedError<TooLong>()("TooLong", { most: Sc
 /** The body was given up in favour of others. Send it again, at once. */
 export class GivenUp extends Schema.TaggedError<GivenUp>()("GivenUp", {}) {
   override get message(): string {
-    return "too many other bodies waited, and this one had for longest"
+    return "too many other bodies waited, and this one was the longest of them"
   }
 }
 
@@ -34,11 +35,12 @@ export interface BodyReader {
    * Reads a body, and holds it while it is used.
    *
    * @param announced bytes as the sender says; 0 when it does not
+   * @param use tells by `letIn` that its sender may: from then on the body is not given up
    */
   readonly use: <A, E>(
     source: Readable,
     announced: number,
-    use: (body: Uint8Array) => Effect.Effect<A, E>
+    use: (body: Uint8Array, letIn: Effect.Effect<void>) => Effect.Effect<A, E>
   ) => Effect.Effect<A, E | BodyError>
 }
 
@@ -58,24 +60,30 @@ export const make = ({ inAll, most }: Options): Effect.Effect<BodyReader> =>
   Effect.sync(() => {
     const [mostBytes, bytesInAll] = [Number(most), Number(inAll)]
     const tooLong = new TooLong({ most: ByteSize.format(most) })
-    // In the order of their beginnings.
-    const readings = new Set<Reading>()
+    /** Those that may be given up, in the order of their beginnings. */
+    const strangers = new Set<Reading>()
+    /** Bytes of all. */
     let held = 0
 
+    const giveUpLongest = () => {
+      let longest: Reading | undefined
+      for (const one of strangers) if (longest === undefined || one.bytes > longest.bytes) longest = one
+      longest?.giveUp()
+    }
     const hold = (reading: Reading, bytes: number) => {
       reading.bytes += bytes
       held += bytes
-      for (const oldest of readings) {
-        if (held <= bytesInAll) return
-        oldest.giveUp()
-      }
+      // One is enough: it is no shorter than what has just come.
+      if (held > bytesInAll) giveUpLongest()
     }
     const drop = (reading: Reading) => {
-      if (readings.delete(reading)) held -= reading.bytes
+      strangers.delete(reading)
+      held -= reading.bytes
+      reading.bytes = 0
     }
 
     // By the source's own events: a stream costs as much again as all else that a refused request costs.
-    const read = (source: Readable, reading: Reading) =>
+    const read = (source: Readable, reading: Reading, givenUp: Deferred.Deferred<never, GivenUp>) =>
       Effect.callback<Uint8Array, BodyError>((resume) => {
         const chunks: Array<Buffer> = []
         const stop = () => {
@@ -94,22 +102,17 @@ export const make = ({ inAll, most }: Options): Effect.Effect<BodyReader> =>
         }
         const onEnd = () => {
           stop()
+          reading.giveUp = () => {
+            drop(reading)
+            Deferred.doneUnsafe(givenUp, Effect.fail(new GivenUp()))
+          }
           resume(Effect.succeed(new Uint8Array(Buffer.concat(chunks))))
         }
         const onClose = () => fail(new BrokenOff())
         reading.giveUp = () => fail(new GivenUp())
-        readings.add(reading)
+        strangers.add(reading)
         source.on("data", onData).on("end", onEnd).on("close", onClose).on("error", onClose)
         return Effect.sync(stop)
-      })
-
-    /** Fails when the body is given up. */
-    const givenUp = (reading: Reading) =>
-      Effect.callback<never, GivenUp>((resume) => {
-        reading.giveUp = () => {
-          drop(reading)
-          resume(Effect.fail(new GivenUp()))
-        }
       })
 
     return {
@@ -117,8 +120,15 @@ export const make = ({ inAll, most }: Options): Effect.Effect<BodyReader> =>
         Effect.suspend(() => {
           if (announced > mostBytes) return Effect.fail(tooLong)
           const reading: Reading = { bytes: 0, giveUp: () => {} }
-          return read(source, reading).pipe(
-            Effect.flatMap((body) => (body.length === 0 ? use(body) : Effect.raceFirst(givenUp(reading), use(body)))),
+          const givenUp = Deferred.makeUnsafe<never, GivenUp>()
+          const letIn = Effect.sync(() => {
+            strangers.delete(reading)
+          })
+          return read(source, reading, givenUp).pipe(
+            Effect.flatMap((body) =>
+              // An empty one holds nothing that others could want.
+              body.length === 0 ? use(body, letIn) : Effect.raceFirst(Deferred.await(givenUp), use(body, letIn))
+            ),
             Effect.ensuring(Effect.sync(() => drop(reading)))
           )
         })

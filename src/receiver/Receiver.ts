@@ -160,7 +160,7 @@ export const layer = ({ limits: changed, store }: Options) =>
 
       const receive = <A, E>(
         request: HttpServerRequest.HttpServerRequest,
-        use: (received: Body.Received) => Effect.Effect<A, E>
+        use: (received: Body.Received, letIn: Effect.Effect<void>) => Effect.Effect<A, E>
       ) =>
         Effect.suspend(() => {
           const { headers } = request
@@ -170,7 +170,7 @@ export const layer = ({ limits: changed, store }: Options) =>
             NodeHttpServerRequest.toServerResponse(request).writeContinue()
           }
           const incoming = NodeHttpServerRequest.toIncomingMessage(request)
-          return bodies.use(incoming, announced, (body) => use(Body.received(headers, body)))
+          return bodies.use(incoming, announced, (body, letIn) => use(Body.received(headers, body), letIn))
         })
 
       /** For one GatewaySync. */
@@ -260,9 +260,10 @@ export const layer = ({ limits: changed, store }: Options) =>
         })
         const noted = (answer: Effect.Effect<Answer.Answer>) => Effect.tap(answer, (told) => note(request, begun, told))
         const isKnown = request.method === "POST" || request.method === "GET"
-        const answered = (received: Body.Received) =>
+        const answered = (received: Body.Received, letIn: Effect.Effect<void>) =>
           to.admit(request, params, received).pipe(
             Effect.flatMap(unlessTooMany),
+            Effect.tap(letIn),
             Effect.flatMap(({ answer }) =>
               answer.pipe(Effect.catchCause(answerOf), noted, traced(begun, request.headers["traceparent"], where))
             )

@@ -22,6 +22,17 @@ const settled = Effect.callback<void>((resume) => {
 const reader = BodyReader.make({ most: ByteSize.bytes(100), inAll: ByteSize.bytes(250) })
 const reading = Effect.map(reader, ({ use }) => ({
   use,
+  /** One that has come, and is used from now on. */
+  waiting: Effect.fnUntraced(function* (bytes: number, isLetIn = false) {
+    const one = sender()
+    yield* one.send(bytes)
+    yield* one.end
+    const wait = (_: Uint8Array, letIn: Effect.Effect<void>) =>
+      Effect.andThen(isLetIn ? letIn : Effect.void, Effect.never)
+    const fiber = yield* Effect.forkChild(use(one.source, 0, wait))
+    yield* settled
+    return fiber
+  }),
   read: (source: Readable, announced: number) => use(source, announced, Effect.succeed)
 }))
 
@@ -104,25 +115,44 @@ describe("BodyReader", () => {
     })
   )
 
-  it.live("what waits for its answer counts as well: the oldest is given up, and what it held is free", () =>
+  const stillWaits = (fibers: ReadonlyArray<Fiber.Fiber<unknown, unknown>>) =>
+    fibers.map((fiber) => fiber.pollUnsafe() === undefined)
+
+  it.live("what waits for its answer counts as well: of equal ones the oldest goes, and what it held is free", () =>
     Effect.gen(function* () {
-      const { use } = yield* reading
-      const waiting = Effect.fnUntraced(function* (bytes: number) {
-        const one = sender()
-        yield* one.send(bytes)
-        yield* one.end
-        const fiber = yield* Effect.forkChild(use(one.source, 0, () => Effect.never))
-        yield* settled
-        return fiber
-      })
-      const fibers = yield* Effect.forEach([90, 90, 90, 90], waiting)
+      const { waiting } = yield* reading
+      const fibers = yield* Effect.forEach([90, 90, 90, 90], (bytes) => waiting(bytes))
       for (const fiber of fibers.slice(0, 2)) {
         assert.strictEqual((yield* Effect.flip(Fiber.join(fiber)))._tag, "GivenUp")
       }
-      assert.deepStrictEqual(
-        fibers.slice(2).map((fiber) => fiber.pollUnsafe()),
-        [undefined, undefined]
-      )
+      assert.deepStrictEqual(stillWaits(fibers.slice(2)), [true, true])
+    })
+  )
+
+  it.live("the longest goes, however many there are of them: a short one is in nobody's way", () =>
+    Effect.gen(function* () {
+      const { waiting } = yield* reading
+      const short = yield* waiting(10)
+      const long = yield* Effect.forEach([100, 100, 100, 90, 90], (bytes) => waiting(bytes))
+      assert.deepStrictEqual(stillWaits([short, ...long]), [true, false, false, false, true, true])
+    })
+  )
+
+  it.live("who is let in is not given up, also when that leaves no room: then the new one goes", () =>
+    Effect.gen(function* () {
+      const { read, waiting } = yield* reading
+      const letIn = [yield* waiting(100, true), yield* waiting(50, true)]
+      const stranger = yield* waiting(90)
+      letIn.push(yield* waiting(50, true))
+      assert.deepStrictEqual(stillWaits([...letIn, stranger]), [true, true, true, false])
+      const one = sender()
+      yield* one.send(60)
+      yield* one.end
+      assert.strictEqual((yield* Effect.flip(read(one.source, 0)))._tag, "GivenUp")
+      // What they held is free once they are answered.
+      yield* Effect.forEach(letIn, Fiber.interrupt)
+      const next = yield* Effect.forEach([100, 100, 50], (bytes) => waiting(bytes))
+      assert.deepStrictEqual(stillWaits(next), [true, true, true])
     })
   )
 })

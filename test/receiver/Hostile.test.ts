@@ -1,6 +1,6 @@
 /** Whatever is sent: no crash, no 5xx, no write, and the next honest delivery is taken. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Layer, Logger, References } from "effect"
+import { Duration, Effect, Fiber, Layer, Logger, References } from "effect"
 import type { HttpServer } from "effect/http"
 import { IpNetwork } from "effect/net"
 import { TestClock } from "effect/testing"
@@ -232,42 +232,114 @@ describe("slow ones", () => {
     )
   )
 
-  it.live("of bodies that are held back only 64 MiB are kept: the oldest is told to come again", () =>
-    harmless(
-      Effect.scoped(
-        Effect.gen(function* () {
-          const all = 4 * mebibyte - 1
-          const bytes = new Uint8Array(all)
-          const connections = yield* Effect.replicateEffect(connect, 17)
-          const [oldest] = connections
-          for (const { write } of connections) {
-            yield* write(head(`Content-Length: ${4 * mebibyte}`))
-            yield* write(bytes)
-          }
-          assert.match(yield* oldest!.answered(/\}$/), /^HTTP\/1\.1 503 [^]*synced":false/)
-        })
+  describe("strangers who hold more than 64 MiB", () => {
+    /** They hold back the last byte, until the scope ends. The first of them that has to go says that all is full. */
+    const flood = Effect.gen(function* () {
+      const connections = yield* Effect.replicateEffect(connect, 18)
+      const bytes = new Uint8Array(4 * mebibyte - 1)
+      for (const { write } of connections) {
+        yield* write(head(`Content-Length: ${4 * mebibyte}`))
+        yield* write(bytes)
+      }
+      const told = yield* Effect.raceAllFirst(connections.map(({ answered }) => answered(/\}$/)))
+      assert.match(told, /^HTTP\/1\.1 503 [^]*too many other bodies[^]*synced":false/)
+    })
+
+    it.live("are in nobody's way who comes while they hold it", () =>
+      run(
+        Effect.scoped(
+          Effect.gen(function* () {
+            yield* flood
+            assert.strictEqual((yield* post({ ref: "v2" }, { headers: bearer })).status, 202)
+          })
+        ),
+        { credentials: both }
       )
     )
-  )
 
-  it.live(
-    "of bodies that wait for the API server only 64 MiB are kept as well, and an honest one is in nobody's way",
-    () =>
+    it.live("push out nobody who is let in and waits for the patch", () =>
+      run(
+        Effect.scoped(
+          Effect.gen(function* () {
+            const api = yield* MemoryApi
+            yield* api.gate.close
+            // Longer than theirs.
+            const longest = body.padEnd(4 * mebibyte)
+            const honest = yield* Effect.forkChild(send({ body: longest, headers: bearer }))
+            yield* api.atGate(1)
+            yield* flood
+            yield* api.gate.open
+            assert.strictEqual((yield* Fiber.join(honest)).status, 202)
+          })
+        ),
+        { credentials: both }
+      )
+    )
+
+    it.live("push out nobody whose credentials are being read", () =>
+      run(
+        Effect.scoped(
+          Effect.gen(function* () {
+            const api = yield* MemoryApi
+            yield* api.putSecret("hook", { secret: "k" })
+            yield* api.put("own", { spec: { webhook: { hmac: { secretRef: { name: "hook", key: "secret" } } } } })
+            yield* api.readGate.close
+            const request = { path: "/webhook/plant/own", body, headers: signature(body, "k") }
+            const honest = yield* Effect.forkChild(send(request))
+            yield* api.secretsAsked(1)
+            yield* flood
+            yield* api.readGate.open
+            assert.strictEqual((yield* Fiber.join(honest)).status, 202)
+          })
+        ),
+        { credentials: both }
+      )
+    )
+
+    it.live("push out nobody who is let in while all are listed", () =>
+      run(
+        Effect.scoped(
+          Effect.gen(function* () {
+            const api = yield* MemoryApi
+            const git = { repo: "https://github.com/acme/plant.git", ref: "other" }
+            for (let index = 0; index < 40; index++) yield* api.put(`c${index}`, { spec: { git } })
+            yield* api.readGate.close
+            const push = { ref: "refs/heads/main", before: "a".repeat(40), after: "b".repeat(40) }
+            const headers = { ...bearer, "x-github-event": "push" }
+            const message = { ...push, repository: { clone_url: git.repo } }
+            const honest = yield* Effect.forkChild(post(message, { path: "/webhook", headers }))
+            yield* api.asked(1)
+            yield* flood
+            yield* api.readGate.open
+            assert.strictEqual((yield* Fiber.join(honest)).status, 202)
+          })
+        ),
+        { credentials: both }
+      )
+    )
+
+    it.live("hold no more of bodies that came in full and wait for a Secret", () =>
       run(
         Effect.gen(function* () {
           const api = yield* MemoryApi
           yield* api.put("own", { spec: { webhook: { token: { secretRef: { name: "hook", key: "token" } } } } })
           yield* api.readGate.close
-          const body = new Uint8Array(4 * 1024 * 1024)
+          const body = new Uint8Array(4 * mebibyte)
           const guess = send({ path: "/webhook/plant/own", body, headers: { "x-gitlab-token": "guess" } })
-          const first = yield* Effect.raceAllFirst(Array.from({ length: 20 }, () => guess))
+          const guesses = yield* Effect.forEach(Array.from({ length: 20 }), () => Effect.forkChild(guess))
+          const first = yield* Effect.raceAllFirst(guesses.map(Fiber.join))
           assert.strictEqual(first.status, 503)
           assert.include(first.body["error"], "too many other bodies")
+          // While the others wait.
           assert.strictEqual((yield* post({ ref: "v2" }, { headers: bearer })).status, 202)
+          yield* api.readGate.open
+          const answers = yield* Effect.forEach(guesses, Fiber.join)
+          assert.deepStrictEqual([...new Set(answers.map(status))].toSorted(), [401, 503])
         }),
         { credentials: both }
       )
-  )
+    )
+  })
 
   it.live("200 that hold a connection each are in nobody's way", () =>
     harmless(
