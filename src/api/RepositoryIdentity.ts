@@ -5,7 +5,7 @@
  *
  * Look-alikes differ: another host (`github.com.example.org`), a longer name (`site-2`), another port.
  */
-import { Result } from "effect"
+import { Brand, Predicate, Result } from "effect"
 
 const defaultPorts: Readonly<Record<string, string>> = { https: "443", http: "80", ssh: "22", git: "9418" }
 
@@ -42,11 +42,6 @@ const identity = (scheme: string, host: string, port: string, path: string): str
   return `${alias ?? lower}${shownPort}/${azure}`
 }
 
-const anyHost = /^\?\/[^/\s]+\/[^/\s]+$/
-
-/** How a sender names a repository that does not tell its host: `?/project/name`. */
-export const onAnyHost = (project: string, name: string): string => `?/${project}/${name}`.toLowerCase()
-
 /** Longer ones are none. */
 const longestUrl = 2048
 
@@ -71,37 +66,46 @@ export const of = (url: string): string | undefined => {
   return path.replaceAll("/", "") === "" ? undefined : identity("ssh", host, "", path)
 }
 
-/** Under what a repository of that URL may be spoken of: its identity, and its last two names on any host. */
-export const names = (url: string): ReadonlyArray<string> => {
+/**
+ * What a message and an index call a repository: its identity, or its last two names on any host (`?/acme/plant`). Made
+ * here alone, so that no sender's text is taken for one.
+ */
+export type Name = Brand.Branded<string, "RepositoryName">
+const named = Brand.nominal<Name>()
+
+/** None is called so. */
+const unknown = named("one of no known form")
+
+const anyHost = /^\?\/[^/\s]+\/[^/\s]+$/
+
+/** How a sender names a repository that does not tell its host. */
+export const onAnyHost = (project: string, name: string): Name => {
+  const text = `?/${project}/${name}`.toLowerCase()
+  return text.length <= longestUrl && anyHost.test(text) ? named(text) : unknown
+}
+
+/** Under what a repository of that URL may be spoken of. */
+export const names = (url: string): ReadonlyArray<Name> => {
   const identity = of(url)
   if (identity === undefined) return []
   const [name, project, ...rest] = identity.split("/").toReversed()
   return rest.length === 0 || project === undefined || name === undefined
-    ? [identity]
-    : [identity, onAnyHost(project, name)]
+    ? [named(identity)]
+    : [named(identity), onAnyHost(project, name)].filter((name) => name !== unknown)
 }
 
-/** The one of {@link names} that a sender has used: a URL in whatever form, or {@link onAnyHost}. */
-export const nameIn = (said: string): string | undefined =>
-  said.length <= longestUrl && anyHost.test(said) ? said.toLowerCase() : of(said)
+/** What the URLs call it by which a sender names a repository; none when it says none. */
+export const said = (urls: ReadonlyArray<string | null | undefined>): ReadonlyArray<Name> => [
+  ...new Set(urls.flatMap((url) => (Predicate.isNotNullish(url) && url !== "" ? [nameOf(url)] : [])))
+]
 
-/** For people: never as it was written, since a URL may hold a password, and no longer than one looks at. */
-export const shown = (said: string): string => {
-  const name = nameIn(said) ?? "one of no known form"
-  return name.length > 128 ? `${name.slice(0, 128)}…` : name
+const nameOf = (url: string): Name => {
+  const identity = of(url)
+  return identity === undefined ? unknown : named(identity)
 }
+
+/** For people, no longer than one looks at. */
+export const shown = (name: Name): string => (name.length > 128 ? `${name.slice(0, 128)}…` : name)
 
 /** Name of the index of a store by {@link names}. */
 export const index = "repository-name"
-
-/** @param said as a sender names a repository */
-export const speaksOf = (said: string, url: string): boolean => {
-  const name = nameIn(said)
-  return name !== undefined && names(url).includes(name)
-}
-
-/** Whether two URLs name one repository. */
-export const isSame = (a: string, b: string): boolean => {
-  const left = of(a)
-  return left !== undefined && left === of(b)
-}

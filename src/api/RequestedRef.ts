@@ -156,8 +156,8 @@ export const isHandled = (annotations: Annotations, lastHandled: string | undefi
 
 interface Delivered {
   readonly by: Sender
-  /** Names of the repository that it is about (see `RepositoryIdentity.speaksOf`); empty when the sender does not say. */
-  readonly repositories?: ReadonlyArray<string>
+  /** What the sender calls the repository that it is about; empty when it does not say. */
+  readonly repositories?: ReadonlyArray<RepositoryIdentity.Name>
   /** The sender's id of the delivery; a repeated one is a duplicate. */
   readonly id?: string
 }
@@ -360,15 +360,7 @@ const says = ({ repositories }: Delivery): boolean => repositories !== undefined
 /** Those about the target's repository; where none says so, those that do not say which. */
 const about = (deliveries: ReadonlyArray<Delivery>, repository: string): ReadonlyArray<Delivery> => {
   const names = new Set(RepositoryIdentity.names(repository))
-  // The changes of one push share the list, and there may be thousands.
-  const known = new Map<ReadonlyArray<string>, boolean>()
-  const isOurs = (repositories: ReadonlyArray<string>): boolean => {
-    const verdict =
-      known.get(repositories) ?? repositories.some((said) => names.has(RepositoryIdentity.nameIn(said) ?? ""))
-    known.set(repositories, verdict)
-    return verdict
-  }
-  const ours = deliveries.filter(({ repositories = [] }) => isOurs(repositories))
+  const ours = deliveries.filter(({ repositories = [] }) => repositories.some((name) => names.has(name)))
   return ours.length > 0 ? ours : deliveries.filter((delivery) => !says(delivery))
 }
 

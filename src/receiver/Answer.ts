@@ -247,8 +247,10 @@ export const incomplete = (answer: Answer, error: Unproven | TooMany): Answer =>
   return { ...answer, ...again, body: { ...answer.body, accepted: false, ...again.body } }
 }
 
-const nobodyFollows = ({ deliveries }: Reader.Request): string =>
-  `no GatewaySync has the repository ${RepositoryIdentity.shown(deliveries[0].repositories?.[0] ?? "")}`
+const nobodyFollows = ({ deliveries }: Reader.Request): string => {
+  const name = deliveries[0].repositories?.[0]
+  return `no GatewaySync has the repository ${name === undefined ? "that it speaks of" : RepositoryIdentity.shown(name)}`
+}
 
 /** What a GET shows beside the conditions of the status. */
 const unprotected = {

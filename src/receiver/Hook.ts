@@ -85,8 +85,7 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
     Effect.gen(function* () {
       // The changes of one push share their list.
       const lists = new Set(reading.deliveries.map(({ repositories = [] }) => repositories))
-      const said = new Set([...lists].flat())
-      const names = new Set([...said].flatMap((one) => RepositoryIdentity.nameIn(one) ?? []))
+      const names = new Set([...lists].flat())
       const found = yield* Effect.forEach(names, (name) => store.by(index, name))
       return [...new Map(found.flat().map((cr) => [Resource.key(cr.metadata), cr])).values()]
     })

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { vi } from "vitest"
 import { request as keys } from "../../src/api/Names.ts"
+import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 
 type Annotations = Readonly<Record<string, string>>
@@ -363,29 +364,34 @@ describe("a push", () => {
 })
 
 describe("several deliveries in one message", () => {
-  const ours = "git@github.com:acme/plant.git"
+  const ours = RepositoryIdentity.said(["git@github.com:acme/plant.git"])
   const decideAll = (deliveries: ReadonlyArray<RequestedRef.Delivery>, at = target()) =>
     RequestedRef.decide(deliveries, at, stamp)
 
   it("the one about our repository counts, in whatever way its URL is written", () => {
     const decision = decideAll([
-      promotion("v1", { repositories: ["https://github.com/acme/other"] }),
-      promotion("v2", { repositories: [ours] })
+      promotion("v1", { repositories: RepositoryIdentity.said(["https://github.com/acme/other"]) }),
+      promotion("v2", { repositories: ours })
     ])
     assert.strictEqual(written(decision).ref, "v2")
   })
 
   it("ours comes before one that does not say", () =>
-    assert.strictEqual(written(decideAll([promotion("v1"), promotion("v2", { repositories: [ours] })])).ref, "v2"))
+    assert.strictEqual(written(decideAll([promotion("v1"), promotion("v2", { repositories: ours })])).ref, "v2"))
 
   it("one that does not say, when none is ours", () =>
     assert.strictEqual(
-      written(decideAll([promotion("v0", { repositories: ["https://x.example/a"] }), promotion("v1")])).ref,
+      written(
+        decideAll([
+          promotion("v0", { repositories: RepositoryIdentity.said(["https://x.example/a"]) }),
+          promotion("v1")
+        ])
+      ).ref,
       "v1"
     ))
 
   it.each([
-    ["about our repository", [ours]],
+    ["about our repository", ours],
     ["that do not say", undefined]
   ])("two refs %s: nobody can tell which is meant, and both are named", (_, repositories) => {
     const about = repositories === undefined ? {} : { repositories }
@@ -415,7 +421,9 @@ describe("several deliveries in one message", () => {
   })
 
   it("another repository is not for us, and the reason names both", () => {
-    const reason = refusal(decideAll([promotion("v1", { repositories: ["https://github.com/acme/plant-2"] })]))
+    const reason = refusal(
+      decideAll([promotion("v1", { repositories: RepositoryIdentity.said(["https://github.com/acme/plant-2"]) })])
+    )
     assert.include(reason, "github.com/acme/plant-2")
     assert.include(reason, "not github.com/acme/plant")
   })
@@ -423,7 +431,11 @@ describe("several deliveries in one message", () => {
   it("a reason quotes no URL, which may hold a password", () => {
     const reason = refusal(
       RequestedRef.decide(
-        [promotion("v1", { repositories: ["https://eve:s3cr3t@github.com/acme/other", "s3cr3t"] })],
+        [
+          promotion("v1", {
+            repositories: RepositoryIdentity.said(["https://eve:s3cr3t@github.com/acme/other", "s3cr3t"])
+          })
+        ],
         { ...target(), repository: "https://bob:s3cr3t@github.com/acme/plant" },
         { at: "2026-01-01T00:00:00Z", freshId: "fresh" }
       )

@@ -323,6 +323,27 @@ describe("who has a credential", () => {
     )
   )
 
+  it.live("has the repositories that it names read once, for however many it may be", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 20; index++) yield* api.put(`c${index}`)
+        const other = { tag: "v1", repoURL: "https://git.example/elsewhere" }
+        const freight = { commits: [other, { tag: "v2", repoURL: repository.clone_url }] }
+        const reads = yield* Effect.acquireRelease(
+          Effect.sync(() => vi.spyOn(globalThis, "decodeURIComponent")),
+          (spy) => Effect.sync(() => spy.mockRestore())
+        )
+        assert.strictEqual((yield* post({ freight }, { path: "/webhook", headers: bearer })).status, 202)
+        assert.lengthOf(
+          reads.mock.calls.filter(([text]) => text.includes("elsewhere")),
+          1
+        )
+      }).pipe(Effect.scoped),
+      { credentials: both }
+    )
+  )
+
   it.live("others are served between the many that it sends to one, and each of those is looked up once", () =>
     run(
       Effect.gen(function* () {

@@ -152,6 +152,19 @@ describe("one hook for many", () => {
     )
   )
 
+  it.live("nobody else's text is taken for such a match: those move, and may name any host", () =>
+    run(
+      Effect.gen(function* () {
+        const url = "?/acme/plant"
+        const told = yield* post({ ...release, repository: { clone_url: url } }, everywhere)
+        assert.deepInclude(told.body, { accepted: false })
+        assert.strictEqual((yield* post(kargo({ repoURL: url, tag: "v2" }), everywhere)).status, 422)
+        assert.strictEqual((yield* post({ ref: "v2", repoURL: url }, everywhere)).status, 400)
+        assert.deepStrictEqual(yield* written, [])
+      })
+    )
+  )
+
   it.live("a generic body says which repository by repoURL", () =>
     run(
       Effect.gen(function* () {

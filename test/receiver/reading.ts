@@ -1,4 +1,5 @@
 /** Messages as senders send them, read; and what a test wants of the reading. */
+import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
 import type * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as Body from "../../src/receiver/Body.ts"
 import * as Payload from "../../src/receiver/Payload.ts"
@@ -7,6 +8,8 @@ export const commit = (digit: string) => digit.repeat(40)
 export const zeros = commit("0")
 
 export type Headers = Readonly<Record<string, string>>
+/** What a message calls the repository of these URLs. */
+export const named = (...urls: ReadonlyArray<string>) => RepositoryIdentity.said(urls)
 type Reading = ReturnType<typeof Payload.read>
 
 export const readBytes = (bytes: Uint8Array, headers: Headers = {}) => Payload.read(Body.received(headers, bytes))

@@ -1,5 +1,6 @@
 /** Azure DevOps service hooks: `git.push` with several ref updates. The event and the delivery's id are in the body. */
 import { Option, Result, Schema } from "effect"
+import * as RepositoryIdentity from "../../api/RepositoryIdentity.ts"
 import * as Reader from "../Reader.ts"
 import * as Changes from "./Changes.ts"
 
@@ -38,9 +39,7 @@ const readPush = ({ body }: Reader.Message): Reader.Reading => {
   const told = {
     by: "azure-devops",
     id: Reader.idOf([id, notificationId].filter((part) => part !== undefined && part !== null).join("/")),
-    repositories: [resource.repository?.remoteUrl, resource.repository?.sshUrl].filter(
-      (url): url is string => typeof url === "string" && url !== ""
-    )
+    repositories: RepositoryIdentity.said([resource.repository?.remoteUrl, resource.repository?.sshUrl])
   } as const
   return Changes.readMany(told, resource.refUpdates, change)
 }

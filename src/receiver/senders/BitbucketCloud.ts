@@ -3,6 +3,7 @@
  * repository's page.
  */
 import { Option, Predicate, Result, Schema } from "effect"
+import * as RepositoryIdentity from "../../api/RepositoryIdentity.ts"
 import * as Reader from "../Reader.ts"
 import * as Changes from "./Changes.ts"
 
@@ -43,7 +44,11 @@ export const readPush = ({ body, id }: Reader.Message): Reader.Reading =>
     onNone: () =>
       Reader.invalid("this is no push of Bitbucket: it needs `push.changes` and `repository.links.html.href`"),
     onSome: ({ push, repository }) =>
-      Changes.readMany({ by: "bitbucket", id, repositories: [repository.links.html.href] }, push.changes, change)
+      Changes.readMany(
+        { by: "bitbucket", id, repositories: RepositoryIdentity.said([repository.links.html.href]) },
+        push.changes,
+        change
+      )
   })
 
 export const sender: Reader.Sender = {

@@ -37,13 +37,19 @@ const change = (raw: unknown): Result.Result<Changes.Change, string> =>
   })
 
 /** Page and clone URLs of ssh and http have different paths, so all are told. */
-const named = ({ links, project, slug }: typeof Repository.Type): Result.Result<ReadonlyArray<string>, string> => {
+const named = ({
+  links,
+  project,
+  slug
+}: typeof Repository.Type): Result.Result<ReadonlyArray<RepositoryIdentity.Name>, string> => {
   const clone = Option.match(decodeLinks(links), { onNone: () => [], onSome: ({ clone }) => clone })
   if (clone.length > mostLinks) {
     return Result.fail(`"repository.links.clone" has ${clone.length} URLs, more than the ${mostLinks} that it may have`)
   }
   const urls = Option.getOrElse(decodeClone(clone), () => []).map(({ href }) => href)
-  return Result.succeed(urls.length === 0 ? [RepositoryIdentity.onAnyHost(project.key, slug)] : urls)
+  return Result.succeed(
+    urls.length === 0 ? [RepositoryIdentity.onAnyHost(project.key, slug)] : RepositoryIdentity.said(urls)
+  )
 }
 
 const readPush = ({ body, id }: Reader.Message): Reader.Reading => {

@@ -4,6 +4,7 @@
  */
 import { Array, Result, Schema } from "effect"
 import * as GitRef from "../../api/GitRef.ts"
+import type * as RepositoryIdentity from "../../api/RepositoryIdentity.ts"
 import type * as RequestedRef from "../../api/RequestedRef.ts"
 import * as Reader from "../Reader.ts"
 
@@ -19,7 +20,7 @@ export interface Change {
 interface Told {
   readonly by: RequestedRef.Sender
   readonly id: string | undefined
-  readonly repositories: ReadonlyArray<string>
+  readonly repositories: ReadonlyArray<RepositoryIdentity.Name>
 }
 
 export interface Push extends Told {

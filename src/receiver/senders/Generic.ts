@@ -34,7 +34,7 @@ export const sender: Reader.Sender = {
           by: "generic",
           ref: ref.success.ref,
           ...(commit.value === null ? {} : { commit: commit.value }),
-          ...Reader.optional("repositories", repoURL === undefined ? undefined : [repoURL]),
+          ...Reader.optional("repositories", repoURL === undefined ? undefined : RepositoryIdentity.said([repoURL])),
           ...Reader.optional("id", id)
         }
       ]

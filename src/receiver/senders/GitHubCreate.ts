@@ -3,7 +3,7 @@ import { Option, Result, Schema } from "effect"
 import type * as RequestedRef from "../../api/RequestedRef.ts"
 import * as Reader from "../Reader.ts"
 import * as Changes from "./Changes.ts"
-import { GitHubRepository, urls } from "./GitHubRepository.ts"
+import { GitHubRepository, named } from "./GitHubRepository.ts"
 
 const Body = Schema.Struct({
   // Short here, in contrast to a push: a branch may be called refs/heads/main.
@@ -29,7 +29,7 @@ export const read = (by: RequestedRef.Sender, { body, id }: Reader.Message): Rea
       Changes.read({
         by,
         id,
-        repositories: urls(repository),
+        repositories: named(repository),
         changes: [Result.succeed({ ref, kind: ref_type, after: sha })]
       })
   })

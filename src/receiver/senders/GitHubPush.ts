@@ -3,7 +3,7 @@ import { Option, Result, Schema } from "effect"
 import * as GitRef from "../../api/GitRef.ts"
 import * as Reader from "../Reader.ts"
 import * as Changes from "./Changes.ts"
-import { GitHubRepository, urls } from "./GitHubRepository.ts"
+import { GitHubRepository, named } from "./GitHubRepository.ts"
 
 const text = Schema.optionalKey(Schema.NullOr(Schema.String))
 
@@ -30,7 +30,7 @@ export const read = ({ body, event, id }: Reader.Message): Reader.Reading => {
   return Changes.read({
     by: event?.forge ?? "generic",
     id,
-    repositories: urls(repository),
+    repositories: named(repository),
     // For an annotated tag `after` is the tag's own id.
     changes: [Result.succeed({ ref, before, after: isGone ? zeros : (head_commit?.id ?? after) })]
   })

@@ -2,7 +2,7 @@
 import { Option, Predicate, Result, Schema } from "effect"
 import * as Reader from "../Reader.ts"
 import * as RefField from "../RefField.ts"
-import { GitHubRepository, urls } from "./GitHubRepository.ts"
+import { GitHubRepository, named } from "./GitHubRepository.ts"
 
 const Body = Schema.Struct({
   action: Schema.optionalKey(Schema.String),
@@ -24,15 +24,9 @@ const acted: ReadonlySet<string> = new Set(["published", "released"])
  * By what it is known again: `published` and `released` of one release are one, and take one place in the memory. All of
  * it is in the signed part.
  */
-const identity = ({ release, repository }: typeof Body.Type): string =>
+const identity = ({ release }: typeof Body.Type): string =>
   Reader.digestOf(
-    JSON.stringify([
-      release.id ?? null,
-      release.tag_name,
-      release.published_at ?? null,
-      release.prerelease === true,
-      urls(repository)
-    ])
+    JSON.stringify([release.id ?? null, release.tag_name, release.published_at ?? null, release.prerelease === true])
   )
 
 export const looksLike = ({ release }: Reader.Message["body"]): boolean =>
@@ -60,7 +54,7 @@ export const read = ({ body, event, id }: Reader.Message): Reader.Reading => {
         _tag: "Promotion",
         by,
         ref: tag.success.ref,
-        repositories: urls(repository),
+        repositories: named(repository),
         prerelease: release.prerelease === true,
         digest: identity(decoded.value),
         ...Reader.optional("id", id)

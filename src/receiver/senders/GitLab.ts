@@ -4,6 +4,7 @@
  */
 import { Option, Predicate, Result, Schema } from "effect"
 import * as GitRef from "../../api/GitRef.ts"
+import * as RepositoryIdentity from "../../api/RepositoryIdentity.ts"
 import * as Reader from "../Reader.ts"
 import * as RefField from "../RefField.ts"
 import * as Changes from "./Changes.ts"
@@ -27,11 +28,9 @@ const Release = Schema.Struct({
 })
 const decodeRelease = Schema.decodeUnknownOption(Release)
 
-const urls = ({ project, repository }: Pick<typeof Push.Type, "project" | "repository">): ReadonlyArray<string> => {
+const named = ({ project, repository }: Pick<typeof Push.Type, "project" | "repository">) => {
   const told = project ?? repository
-  return [told?.git_http_url, told?.git_ssh_url, told?.web_url ?? told?.homepage].filter(
-    (url): url is string => typeof url === "string" && url !== ""
-  )
+  return RepositoryIdentity.said([told?.git_http_url, told?.git_ssh_url, told?.web_url ?? told?.homepage])
 }
 
 const readPush = ({ body, id }: Reader.Message): Reader.Reading =>
@@ -42,7 +41,7 @@ const readPush = ({ body, id }: Reader.Message): Reader.Reading =>
       return Changes.read({
         by: "gitlab",
         id,
-        repositories: urls(told),
+        repositories: named(told),
         // For an annotated tag `after` is the tag's own id.
         changes: [Result.succeed({ ref, before, after: isGone ? after : (checkout_sha ?? after) })]
       })
@@ -68,7 +67,7 @@ const readRelease = ({ body, digest, id }: Reader.Message): Reader.Reading => {
         _tag: "Promotion",
         by: "gitlab",
         ref: ref.success.ref,
-        repositories: urls(told),
+        repositories: named(told),
         digest,
         ...Reader.optional("commit", sha !== undefined && GitRef.isCommit(sha) ? sha : undefined),
         ...Reader.optional("id", id)

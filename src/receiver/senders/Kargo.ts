@@ -4,6 +4,7 @@
  */
 import { Array, Option, Predicate, Result, Schema } from "effect"
 import * as GitRef from "../../api/GitRef.ts"
+import * as RepositoryIdentity from "../../api/RepositoryIdentity.ts"
 import type * as RequestedRef from "../../api/RequestedRef.ts"
 import * as Reader from "../Reader.ts"
 import * as RefField from "../RefField.ts"
@@ -34,7 +35,7 @@ const delivery = (
   if (Option.isNone(decoded)) return Result.fail(`"${at}" is no commit with \`tag\` or \`id\` and \`repoURL\``)
   const { value } = decoded
   const sha = value.id ?? value.ID ?? undefined
-  const repository = value.repoURL ?? value.RepoURL ?? ""
+  const repositories = RepositoryIdentity.said([value.repoURL ?? value.RepoURL])
   const tag = value.tag ?? value.Tag
   const hasTag = tag !== undefined && tag !== null && tag !== ""
   const ref =
@@ -43,7 +44,7 @@ const delivery = (
     _tag: "Promotion",
     by: "kargo",
     ref,
-    ...(repository === "" ? {} : { repositories: [repository] }),
+    ...(repositories.length === 0 ? {} : { repositories }),
     ...(sha !== undefined && GitRef.isCommit(sha) ? { commit: sha } : {}),
     ...Reader.optional("id", id)
   }))

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { commit, deliveries, delivery, type Headers, ignored, invalid, read, zeros } from "../reading.ts"
+import { commit, deliveries, delivery, type Headers, ignored, invalid, named, read, zeros } from "../reading.ts"
 
 const azure: Headers = { "x-vss-activityid": "activity-1", "user-agent": "VSServices/1.0" }
 
@@ -21,7 +21,7 @@ describe("Azure DevOps", () => {
       by: "azure-devops",
       ref: "main",
       kind: "branch",
-      repositories: [remoteUrl],
+      repositories: named(remoteUrl),
       before: commit("a"),
       after: commit("b"),
       id: "event-1/7"

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { commit, deliveries, delivery, type Headers, ignored, invalid, read } from "../reading.ts"
+import { commit, deliveries, delivery, type Headers, ignored, invalid, named, read } from "../reading.ts"
 
 const cloud: Headers = { "x-event-key": "repo:push", "x-hook-uuid": "hook-1", "x-request-uuid": "request-1" }
 
@@ -21,7 +21,7 @@ describe("Bitbucket Cloud", () => {
         by: "bitbucket",
         ref: "main",
         kind: "branch",
-        repositories: [page],
+        repositories: named(page),
         before: commit("a"),
         after: commit("b"),
         id: "request-1"

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { commit, deliveries, delivery, type Headers, ignored, invalid, read, zeros } from "../reading.ts"
+import * as RepositoryIdentity from "../../../src/api/RepositoryIdentity.ts"
+import { commit, deliveries, delivery, type Headers, ignored, invalid, named, read, zeros } from "../reading.ts"
 
 const server: Headers = { "x-event-key": "repo:refs_changed", "x-request-id": "request-1" }
 
@@ -19,6 +20,7 @@ const push = (changes: ReadonlyArray<unknown>, links: unknown = { clone }) => ({
   repository: { slug: "plant", project: { key: "ACME" }, links },
   changes
 })
+const onAnyHost = [RepositoryIdentity.onAnyHost("acme", "plant")]
 const main = change("refs/heads/main", commit("b"))
 
 describe("Bitbucket Data Center", () => {
@@ -28,7 +30,7 @@ describe("Bitbucket Data Center", () => {
       by: "bitbucket",
       ref: "main",
       kind: "branch",
-      repositories: clone.map(({ href }) => href),
+      repositories: named(...clone.map(({ href }) => href)),
       before: commit("a"),
       after: commit("b"),
       id: "request-1"
@@ -46,19 +48,21 @@ describe("Bitbucket Data Center", () => {
     ))
 
   it("without URLs it names project and slug", () =>
-    assert.deepStrictEqual(delivery(read(push([main], null), server)).repositories, ["?/acme/plant"]))
+    assert.deepStrictEqual(delivery(read(push([main], null), server)).repositories, onAnyHost))
 
   // Bodies that have brought down other receivers.
   it.each<readonly [unknown]>([["x"], [1], [{ clone: "x" }], [{ clone: 1 }], [{ clone: [null] }], [{ clone: [1] }]])(
     "links %j are as good as none",
-    (links) => assert.deepStrictEqual(delivery(read(push([main], links), server)).repositories, ["?/acme/plant"])
+    (links) => assert.deepStrictEqual(delivery(read(push([main], links), server)).repositories, onAnyHost)
   )
 
   it("more changes than 1000, or more URLs than 16, are none that a server sends", () => {
     const many = (count: number) => Array.from({ length: count }, () => main)
     assert.lengthOf(deliveries(read(push(many(1000)), server)), 1000)
     assert.include(invalid(read(push(many(1001)), server)), "more than the 1000")
-    const urls = (count: number) => ({ clone: Array.from({ length: count }, () => clone[0]) })
+    const urls = (count: number) => ({
+      clone: Array.from({ length: count }, (_, index) => ({ href: `https://bitbucket.example/${index}` }))
+    })
     assert.lengthOf(delivery(read(push([main], urls(16)), server)).repositories ?? [], 16)
     assert.include(invalid(read(push([main], urls(17)), server)), "more than the 16")
   })

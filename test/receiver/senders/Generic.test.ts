@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { commit, deliveries, delivery, invalid, read, zeros } from "../reading.ts"
+import { commit, deliveries, delivery, invalid, named, read, zeros } from "../reading.ts"
 
 const url = "https://github.com/acme/plant.git"
 
@@ -7,7 +7,7 @@ describe("a generic body", () => {
   it("with all that it may say", () =>
     assert.deepStrictEqual(
       deliveries(read({ ref: "v2", commit: commit("a"), repoURL: url, note: "x" }, { "idempotency-key": "k1" })),
-      [{ _tag: "Promotion", by: "generic", ref: "v2", commit: commit("a"), repositories: [url], id: "k1" }]
+      [{ _tag: "Promotion", by: "generic", ref: "v2", commit: commit("a"), repositories: named(url), id: "k1" }]
     ))
 
   it("with a ref alone, or null for the others", () => {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import type * as RequestedRef from "../../../src/api/RequestedRef.ts"
-import { commit, delivery, type Headers, ignored, invalid, read, readText, zeros } from "../reading.ts"
+import { commit, delivery, type Headers, ignored, invalid, named, read, readText, zeros } from "../reading.ts"
 
 const github = (event: string): Headers => ({ "x-github-event": event, "x-github-delivery": "guid-1" })
 
@@ -34,7 +34,7 @@ describe("GitHub", () => {
       ref: "v2.0.0",
       id: "guid-1",
       prerelease: false,
-      repositories: Object.values(repository)
+      repositories: named(...Object.values(repository))
     })
   })
 
@@ -72,7 +72,7 @@ describe("GitHub", () => {
       by: "github",
       ref: "main",
       kind: "branch",
-      repositories: Object.values(repository),
+      repositories: named(...Object.values(repository)),
       before: commit("a"),
       after: commit("b"),
       id: "guid-1"

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import type * as RequestedRef from "../../../src/api/RequestedRef.ts"
-import { commit, delivery, type Headers, ignored, invalid, read, zeros } from "../reading.ts"
+import { commit, delivery, type Headers, ignored, invalid, named, read, zeros } from "../reading.ts"
 
 const gitlab = (event: string): Headers => ({
   "x-gitlab-event": event,
@@ -32,7 +32,7 @@ describe("GitLab", () => {
       by: "gitlab",
       ref: "main",
       kind: "branch",
-      repositories: Object.values(project),
+      repositories: named(...Object.values(project)),
       before: commit("a"),
       after: commit("b"),
       id: "key-1"
@@ -67,7 +67,7 @@ describe("GitLab", () => {
       by: "gitlab",
       ref: "v2",
       commit: commit("b"),
-      repositories: Object.values(project),
+      repositories: named(...Object.values(project)),
       id: "key-1"
     })
     assert.isString(found.digest)
@@ -109,10 +109,10 @@ describe("GitLab", () => {
   it("the old place of the URLs", () => {
     const { project: _, ...old } = push
     const repository = { git_http_url: project.git_http_url, homepage: project.web_url }
-    assert.deepStrictEqual(delivery(read({ ...old, repository }, gitlab("Push Hook"))).repositories, [
-      project.git_http_url,
-      project.web_url
-    ])
+    assert.deepStrictEqual(
+      delivery(read({ ...old, repository }, gitlab("Push Hook"))).repositories,
+      named(project.git_http_url)
+    )
   })
 
   it.each([

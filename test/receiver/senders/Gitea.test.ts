@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { commit, delivery, type Headers, ignored, read, zeros } from "../reading.ts"
+import { commit, delivery, type Headers, ignored, named, read, zeros } from "../reading.ts"
 
 /** Each sends GitHub's header as well, and Forgejo also Gitea's. */
 const gitea = (event: string): Headers => ({
@@ -36,7 +36,7 @@ describe("Gitea, Forgejo and Gogs", () => {
       by: "gitea",
       ref: "main",
       kind: "branch",
-      repositories: Object.values(repository),
+      repositories: named(...Object.values(repository)),
       before: commit("a"),
       after: commit("b"),
       id: "guid-1"

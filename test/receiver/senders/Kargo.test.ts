@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { commit, deliveries, delivery, invalid, lacks, read } from "../reading.ts"
+import { commit, deliveries, delivery, invalid, lacks, named, read } from "../reading.ts"
 
 describe("Kargo", () => {
   const kargo = (...commits: ReadonlyArray<unknown>) => read({ freight: { commits } })
@@ -17,14 +17,14 @@ describe("Kargo", () => {
           _tag: "Promotion",
           by: "kargo",
           ref: "v1",
-          repositories: ["https://github.com/acme/other.git"],
+          repositories: named("https://github.com/acme/other.git"),
           commit: commit("a")
         },
         {
           _tag: "Promotion",
           by: "kargo",
           ref: "v2",
-          repositories: ["git@github.com:acme/plant.git"],
+          repositories: named("git@github.com:acme/plant.git"),
           commit: commit("b")
         }
       ]
@@ -42,7 +42,7 @@ describe("Kargo", () => {
   it("a commit with the names of the expressions", () =>
     assert.deepInclude(delivery(kargo({ Tag: "v2", ID: commit("b"), RepoURL: "https://x.example/a" })), {
       ref: "v2",
-      repositories: ["https://x.example/a"]
+      repositories: named("https://x.example/a")
     }))
 
   it("a commit that was not found is passed over when another was", () =>
