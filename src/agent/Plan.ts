@@ -157,6 +157,9 @@ export const make = (input: Input): Result.Result<Plan, PlanRefused> => {
   return settle(problems, { files, deletes, kept })
 }
 
+/** The ids of all contents. */
+export const blobs = ({ files }: Plan): ReadonlyArray<string> => Array.from(files.values(), ({ id }) => id)
+
 /** Whether this is what Git LFS commits in place of a file. */
 export const isLfsPointer = (content: Uint8Array): boolean =>
   content.length < 1024 && Buffer.from(content.subarray(0, lfs.length)).equals(lfs)

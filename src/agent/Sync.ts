@@ -252,7 +252,7 @@ const make = Effect.gen(function* () {
   const write = Effect.fnUntraced(function* (
     claim: number,
     { data }: Request,
-    { changes, mirror }: Effect.Success<ReturnType<typeof prepare>>
+    { changes, mirror, plan }: Effect.Success<ReturnType<typeof prepare>>
   ) {
     const owedBefore = yield* owed
     const staged = yield* Apply.stage({
@@ -275,7 +275,7 @@ const make = Effect.gen(function* () {
         yield* Ref.set(inventory, Option.some(staged.inventory))
         yield* Ref.set(same, Option.none())
         yield* Ref.set(opened, Option.some(claim))
-        yield* Effect.ignore(mirror.setApplied(data.commit))
+        yield* Effect.ignore(mirror.setApplied(data.commit, Plan.blobs(plan)))
       })
     )
   }, Effect.withSpan("write"))
@@ -283,19 +283,19 @@ const make = Effect.gen(function* () {
   /** Nothing to write: the inventory learns what it did not know. */
   const adopt = Effect.fnUntraced(function* (
     { data }: Request,
-    { changes, held, mirror }: Effect.Success<ReturnType<typeof prepare>>
+    { changes, held, mirror, plan }: Effect.Success<ReturnType<typeof prepare>>
   ) {
     const next: Inventory.Inventory = { version: 1, origin: origin(data.commit), files: changes.unchanged }
     const commit = commitOf(held)
     const isInClone = Option.isSome(commit) && Equal.equals(yield* mirror.applied, commit)
     if (isInClone && sameFiles(Inventory.filesOf(held), next.files)) {
       yield* Ref.set(same, Option.some(data.commit))
-      return yield* Effect.ignore(mirror.tidy)
+      return yield* Effect.ignore(mirror.tidy(Plan.blobs(plan)))
     }
     yield* Inventory.save(next)
     yield* Ref.set(inventory, Option.some(next))
     yield* Ref.set(same, Option.none())
-    yield* Effect.ignore(mirror.setApplied(data.commit))
+    yield* Effect.ignore(mirror.setApplied(data.commit, Plan.blobs(plan)))
   })
 
   const scan = Effect.gen(function* () {

@@ -19,7 +19,7 @@ export const fetchedRef = refs.fetched
 /** Whose objects these are: a base of another repository saves nothing, and would ask for every blob. */
 const sourceFile = "stoker-source"
 
-/** Bytes of the packs when the first commit had come: what there has to be. */
+/** Bytes of the packs when the first commit had come with all its files: what there has to be. */
 const neededFile = "stoker-needed"
 
 /** `folder` is absolute; what is in it can be removed at any time. Errors name it. */
@@ -40,6 +40,9 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     yield* fs.writeFileString(at("HEAD"), "ref: refs/heads/none\n")
   })
 
+  const former = `${folder}.former`
+  const removeTree = (name: string) => fs.remove(name, { recursive: true, force: true })
+
   /** A folder that cannot even be looked into is none. */
   const isRepository = Effect.all(
     ["HEAD", "config", "objects/pack", "refs"].map((name) => fs.exists(at(name))),
@@ -52,25 +55,29 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
   /** Locks, and packs that are half written. Whether there were any. */
   const removeLeftovers = Effect.gen(function* () {
     const names = yield* fs.readDirectory(folder, { recursive: true })
-    const leftover = names.filter((name) => name.endsWith(".lock") || /(^|\/)tmp_[^/]*$/.test(name))
+    const leftover = names.filter((name) => name.endsWith(".lock") || /(^|\/)(tmp_|\.tmp-)[^/]*$/.test(name))
     yield* Effect.forEach(leftover, (name) => fs.remove(at(name), { force: true, recursive: true }), { discard: true })
     return leftover.length > 0
   }).pipe(onDisk)
 
-  /** A fresh clone. The old one goes out of the way first, which is at once; removing takes its time. */
-  const replace = Effect.gen(function* () {
-    const aside = `${folder}.damaged`
-    yield* fs.remove(aside, { recursive: true, force: true })
+  /** A fresh clone, with the one that was there aside until `dropFormer` or `putBack`. */
+  const begin = Effect.gen(function* () {
+    yield* removeTree(former)
     // Whatever it is: a link that leads nowhere does not "exist", and is in the way all the same.
-    yield* fs.rename(folder, aside).pipe(
-      Effect.andThen(fs.remove(aside, { recursive: true, force: true })),
-      Effect.catchIf(
-        (error) => error.reason._tag === "NotFound",
-        () => Effect.void
-      )
+    yield* Effect.catchIf(
+      fs.rename(folder, former),
+      (error) => error.reason._tag === "NotFound",
+      () => Effect.void
     )
     yield* create
   }).pipe(onDisk)
+
+  const dropFormer = removeTree(former).pipe(onDisk)
+
+  const putBack = Effect.andThen(removeTree(folder), fs.rename(former, folder)).pipe(onDisk)
+
+  /** A fresh clone. The old one goes out of the way first, which is at once; removing takes its time. */
+  const replace = Effect.andThen(begin, dropFormer)
 
   const read = (name: string) =>
     fs.readFileString(at(name)).pipe(
@@ -102,6 +109,10 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     )
   )
 
+  // A fresh clone was begun, and has got nothing.
+  if ((yield* fs.exists(former).pipe(onDisk)) && (yield* tips).length === 0) yield* putBack
+  yield* Effect.ignore(dropFormer)
+
   const wasCut = yield* Effect.flatMap(isRepository, (healthy) =>
     healthy ? removeLeftovers : Effect.as(replace, false)
   )
@@ -111,6 +122,9 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     wasCut,
     removeLeftovers,
     replace,
+    begin,
+    dropFormer,
+    putBack,
     tips,
     applied: read(refs.applied),
     setTip: (ref: keyof typeof refs, commit: string) => write(refs[ref], `${commit}\n`),

@@ -4,6 +4,7 @@ import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as FiberHandle from "effect/FiberHandle"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Path from "effect/Path"
@@ -31,7 +32,10 @@ export interface Options {
   readonly credentials: Effect.Effect<Credentials.Credentials, GitError>
   /** For one fetch. Default 10 minutes; a stalled connection ends after 30 s anyway. */
   readonly deadline?: Duration.Input | undefined
-  /** Every fetch leaves a pack; when there are more, they are packed into one. Default 32. */
+  /**
+   * Every fetch leaves a pack; when there are more, they are packed into one. Fetches do not wait for that until there are
+   * twice as many. Default 32.
+   */
   readonly maxPacks?: number | undefined
   /**
    * Packs keep whatever was fetched once. When they hold more bytes, and four times what the first commit in this clone
@@ -80,12 +84,22 @@ export class Mirror extends Context.Service<
     readonly prefetch: (ids: ReadonlyArray<string>) => Effect.Effect<void, GitError>
     /** The blobs in this order, one at a time, whole; what is not here is fetched first, in few requests. */
     readonly readBlobs: (ids: ReadonlyArray<string>) => Stream.Stream<Blob, GitError>
-    /** Keeps this commit: as a base of the next fetch, so that only what changed is sent, and for a start without git. */
-    readonly setApplied: (commit: string) => Effect.Effect<void, GitError>
+    /**
+     * Keeps this commit: as a base of the next fetch, so that only what changed is sent, and for a start without git. And
+     * tidies.
+     * @param blobs its files: as in `tidy`
+     */
+    readonly setApplied: (commit: string, blobs: ReadonlyArray<string>) => Effect.Effect<void, GitError>
     /** The commit that is kept, over restarts too, until the clone is replaced. */
     readonly applied: Effect.Effect<Option.Option<string>>
-    /** Keeps the packs within their number and bytes. After each commit that was fetched. */
-    readonly tidy: Effect.Effect<void, GitError>
+    /**
+     * Keeps the packs within their number and bytes. After each commit that was fetched.
+     *
+     * What takes long of it goes on in the background, until a fetch comes that somebody waits for; the next `tidy` takes
+     * it up again.
+     * @param blobs what a start without git may have to write: those that a fresh clone has not got are fetched
+     */
+    readonly tidy: (blobs: ReadonlyArray<string>) => Effect.Effect<void, GitError>
   }
 >()("stoker/git/Mirror") {
   static readonly layer = (options: Options) => Layer.effect(Mirror, make(options))
@@ -104,8 +118,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const kept = yield* clone.tips
   const ensured = yield* Ref.make<ReadonlySet<string>>(new Set(kept))
   const based = yield* Ref.make(kept.length > 0 && (yield* clone.source) === url.display)
-  /** Else the next fetch begins with a fresh clone. */
-  const sound = yield* Ref.make(true)
+  /** All but a sound one is replaced by the next fetch; one that has only grown not before that has come. */
+  const state = yield* Ref.make<"sound" | "grown" | "damaged">("sound")
   /** The server hands out what refs are at, and nothing by its id. */
   const refsOnly = yield* Ref.make(false)
   /** The last fetch of a commit was cut: then its files come after it, in parts that are kept. */
@@ -113,14 +127,20 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const fail = (reason: Reason) => new GitError({ repository: url.display, reason })
   const reader = yield* ObjectReader.make(folder)
   const listing = yield* TreeListing.make(reader, url.display)
-  const scope = yield* Effect.scope
+  /** What nobody waits for, and what must be done by now; neither twice at a time. */
+  const [background, overdue] = yield* Effect.all([FiberHandle.make<void>(), FiberHandle.make<void>()])
   const server = yield* KnownServer.make(yield* GitHttp.makeAgents, url)
   const deadline = options.deadline ?? "10 minutes"
+  const maxPacks = options.maxPacks ?? 32
 
   /** Makes every git of this clone take missing objects for ones that the server still has. */
   const promisor = { "remote.origin.promisor": "true", "remote.origin.partialclonefilter": "blob:none" }
 
   const progress = options.onProgress ?? Effect.void
+
+  /** One at a time, and what nobody waits for gives way. */
+  const inTurn = <A, E>(effect: Effect.Effect<A, E>) =>
+    Effect.andThen(FiberHandle.clear(background), fetching.withPermit(effect))
 
   /** Whatever a fetch left behind when it failed or was ended is removed. */
   const sweeping = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
@@ -223,28 +243,59 @@ export const make = Effect.fnUntraced(function* (options: Options) {
       )
     )
 
-  const startOver = Effect.gen(function* () {
-    yield* clone.replace
+  const forget = Effect.gen(function* () {
     yield* reader.restart
     yield* Ref.set(ensured, new Set())
     yield* Ref.set(based, false)
-    yield* Ref.set(sound, true)
+  })
+
+  const startOver = Effect.gen(function* () {
+    yield* clone.replace
+    yield* forget
+    yield* Ref.set(state, "sound")
+  })
+
+  /** In a fresh clone. The former one is back when the fetch comes to nothing: a start without git needs it. */
+  const afresh = Effect.fnUntraced(function* <A>(fetch: Effect.Effect<A, GitError>) {
+    yield* clone.begin
+    yield* forget
+    yield* Effect.onExit(
+      fetch,
+      Exit.match({
+        onSuccess: () => Effect.andThen(Ref.set(state, "sound"), Effect.ignore(clone.dropFormer)),
+        onFailure: () =>
+          Effect.gen(function* () {
+            yield* reader.restart
+            yield* clone.putBack
+            yield* Ref.set(ensured, new Set(yield* clone.tips))
+            yield* Ref.set(based, true)
+          })
+      })
+    )
   })
 
   /** Fetches, looks that it is all there, and starts over once with a fresh clone where it is damaged. */
   const fetchWhole = Effect.fnUntraced(function* (target: Target) {
     const { commit } = target
-    if (!(yield* Ref.get(sound))) yield* startOver
     const attempt = Effect.gen(function* () {
       yield* fetchCommit(target)
       const [tree] = yield* Stream.runCollect(reader.look([`${commit}^{tree}`]))
       if (tree?._tag !== "Found") return yield* fail({ _tag: "Damaged", detail: `no tree of commit ${commit}` })
     })
-    yield* Effect.catchIf(
-      attempt,
-      (error) => error.reason._tag === "Damaged",
-      () => Effect.andThen(startOver, attempt)
-    )
+    switch (yield* Ref.get(state)) {
+      case "grown":
+        yield* afresh(attempt)
+        break
+      case "damaged":
+        yield* Effect.andThen(startOver, attempt)
+        break
+      case "sound":
+        yield* Effect.catchIf(
+          attempt,
+          (error) => error.reason._tag === "Damaged",
+          () => Effect.andThen(startOver, attempt)
+        )
+    }
     if (!(yield* Ref.getAndSet(based, true))) yield* clone.setSource
     yield* Ref.update(ensured, (commits) => new Set([...commits, commit]))
   })
@@ -253,36 +304,39 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const noticing = Effect.fnUntraced(function* (error: GitError) {
     if (isPolicy(error)) yield* Ref.set(refsOnly, true)
     if (!isPolicy(error) && error.reason._tag !== "Damaged") return
-    yield* Ref.set(sound, false)
+    yield* Ref.set(state, "damaged")
     yield* Ref.set(ensured, new Set())
   })
 
   const ensure = Effect.fn("Mirror.ensure")(function* (target: Target) {
     const isHere = Effect.map(Ref.get(ensured), (commits) => commits.has(target.commit))
     if (yield* isHere) return
-    yield* fetching.withPermit(Effect.flatMap(isHere, (here) => (here ? Effect.void : fetchWhole(target))))
+    yield* inTurn(Effect.flatMap(isHere, (here) => (here ? Effect.void : fetchWhole(target))))
   })
 
   const listTree = (commit: string, paths: ReadonlyArray<string>) =>
     listing.list(commit, paths).pipe(Effect.tapError(noticing), Effect.withSpan("Mirror.listTree"))
 
   const fetchBlobs = (ids: ReadonlyArray<string>) =>
-    fetching.withPermit(
-      server.prefer(
-        // No base: what is wanted is not there, and there is nothing to negotiate.
-        Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
-        fetchByGit(
-          ["--filter=blob:none", "--stdin", "origin"],
-          { "fetch.negotiationAlgorithm": "noop" },
-          `${ids.join("\n")}\n`
-        )
+    server.prefer(
+      // No base: what is wanted is not there, and there is nothing to negotiate.
+      Effect.asVoid(fetchDirectly({ wants: ids, haves: [], shallow: false, blobs: "all" })),
+      fetchByGit(
+        ["--filter=blob:none", "--stdin", "origin"],
+        { "fetch.negotiationAlgorithm": "noop" },
+        `${ids.join("\n")}\n`
       )
     )
 
-  const prefetch = Effect.fn("Mirror.prefetch")(function* (ids: ReadonlyArray<string>) {
+  /** Those of the blobs that are not here, in the parts in which they are asked for. */
+  const missing = Effect.fnUntraced(function* (ids: ReadonlyArray<string>) {
     const looked = yield* Stream.runCollect(reader.look([...new Set(ids)]))
-    const missing = looked.flatMap((object) => (object._tag === "Missing" ? [object.name] : []))
-    yield* Effect.forEach(Arr.chunksOf(missing, options.maxBlobs ?? 2000), fetchBlobs, { discard: true })
+    const names = looked.flatMap((object) => (object._tag === "Missing" ? [object.name] : []))
+    return Arr.chunksOf(names, options.maxBlobs ?? 2000)
+  })
+
+  const prefetch = Effect.fn("Mirror.prefetch")(function* (ids: ReadonlyArray<string>) {
+    for (const part of yield* missing(ids)) yield* inTurn(fetchBlobs(part))
   }, Effect.tapError(noticing))
 
   const readBlobs = (ids: ReadonlyArray<string>) =>
@@ -297,33 +351,45 @@ export const make = Effect.fnUntraced(function* (options: Options) {
       )
     ).pipe(Stream.tapError(noticing))
 
-  /** One pack instead of many, and nothing known of commits that no ref holds. In the background. */
-  const pack = git.run(["repack", "-a", "-d", "-q"], { gitDir: folder, config: promisor, deadline }).pipe(
-    sweeping,
-    Effect.andThen(
-      Effect.gen(function* () {
-        const tips = new Set(yield* clone.tips)
-        yield* Ref.set(ensured, tips)
-        yield* clone.setShallow((yield* clone.shallow).filter((commit) => tips.has(commit)))
-      })
-    ),
-    fetching.withPermit,
-    Effect.catch((error) => Effect.logWarning("packing the clone failed, it goes on unpacked", error.message)),
-    Effect.forkIn(scope)
-  )
+  const start = (handle: typeof background, what: string, effect: Effect.Effect<void, GitError>) =>
+    effect.pipe(
+      fetching.withPermit,
+      Effect.catch((error) => Effect.logWarning(`${what} failed, it goes on without for now`, error.message)),
+      FiberHandle.run(handle, { onlyIfMissing: true })
+    )
 
-  const tidy = Effect.gen(function* () {
-    const { bytes, count } = yield* clone.packs
-    const needed = yield* clone.needed
-    if (needed === undefined) yield* clone.setNeeded(bytes)
-    else if (bytes > Math.max(options.maxBytes ?? 256 * 1024 * 1024, 4 * needed)) {
-      yield* Effect.logInfo(`the clone has grown from ${needed} to ${bytes} bytes; the next fetch begins afresh`)
-      return yield* Ref.set(sound, false)
-    }
-    if (count > (options.maxPacks ?? 32)) yield* pack
+  /** One pack instead of many, and nothing known of commits that no ref holds. */
+  const pack = Effect.gen(function* () {
+    const tips = new Set(yield* clone.tips)
+    yield* Ref.set(ensured, tips)
+    yield* clone.setShallow((yield* clone.shallow).filter((commit) => tips.has(commit)))
+    yield* sweeping(git.run(["repack", "-a", "-d", "-q"], { gitDir: folder, config: promisor, deadline }))
   })
 
-  const setApplied = (commit: string) => Effect.andThen(clone.setTip("applied", commit), tidy)
+  const setNeeded = Effect.flatMap(clone.packs, ({ bytes }) => clone.setNeeded(bytes))
+
+  /** A fresh clone has got of a commit what changed against the disk. */
+  const complete = Effect.fnUntraced(function* (blobs: ReadonlyArray<string>) {
+    const parts = yield* missing(blobs)
+    if (parts.length === 0) return yield* setNeeded
+    const fetch = Effect.forEach(parts, fetchBlobs, { discard: true })
+    yield* start(background, "fetching the files that a start without git needs", Effect.andThen(fetch, setNeeded))
+  })
+
+  const tidy = Effect.fnUntraced(function* (blobs: ReadonlyArray<string>) {
+    const needed = yield* clone.needed
+    if (needed === undefined) return yield* complete(blobs)
+    const { bytes, count } = yield* clone.packs
+    if (bytes > Math.max(options.maxBytes ?? 256 * 1024 * 1024, 4 * needed)) {
+      yield* Effect.logInfo(`the clone has grown from ${needed} to ${bytes} bytes; the next fetch begins afresh`)
+      return yield* Ref.set(state, "grown")
+    }
+    // Commits that come faster than packs are packed do not put that off for ever.
+    if (count > maxPacks) yield* start(count > 2 * maxPacks ? overdue : background, "packing the clone", pack)
+  })
+
+  const setApplied = (commit: string, blobs: ReadonlyArray<string>) =>
+    Effect.andThen(clone.setTip("applied", commit), tidy(blobs))
 
   const applied = Effect.map(clone.applied, Option.fromNullishOr)
 

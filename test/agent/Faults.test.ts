@@ -10,6 +10,8 @@ import {
   Fiber,
   FileSystem,
   Layer,
+  Option,
+  Redacted,
   Ref,
   Scope,
   Stream,
@@ -411,6 +413,42 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
           assert.strictEqual(report.syncedCommit, first)
           assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
         }).pipe((effect) => Effect.flatMap(hasty, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
+      )
+    }
+  })
+
+  describe("of git", () => {
+    for (const [name, next] of [
+      ["the commit is the same", {}],
+      ["a commit changes another file", config("two")]
+    ] as const) {
+      test(
+        `away from a pod that is new on a volume in order, where ${name}: what is changed is put back all the same`,
+        Effect.gen(function* () {
+          const { agent, api, dataDir, gateway, probe, read, repository, want, write } = yield* makePlant()
+          const fs = yield* FileSystem.FileSystem
+          yield* gateway.awaitPhase("running")
+          const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+          yield* want(first)
+          yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+          yield* gateway.setPhase("down")
+          yield* gateway.awaitPhase("down")
+          yield* fs.remove(`${dataDir}/../repo`, { recursive: true })
+          const second = Object.keys(next).length === 0 ? first : yield* repository.commit({ files: next })
+          yield* want(second)
+          yield* Effect.scoped(
+            Effect.gen(function* () {
+              const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+              yield* probe(failing("startup"))
+              yield* until(fs.exists(`${dataDir}/../repo/mirror.git/stoker-needed`))
+            })
+          )
+          yield* repository.requireLogin(Option.some({ username: "u", password: Redacted.make("p") }))
+          yield* write(viewFile, "seeded")
+          const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+          yield* probe(failing("startup"))
+          assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+        })
       )
     }
   })

@@ -28,7 +28,7 @@
  */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
-import { Effect, Fiber, FileSystem, Layer, Logger, Redacted, Stream } from "effect"
+import { Effect, Fiber, FileSystem, Layer, Logger, Redacted, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import type { IncomingMessage, ServerResponse } from "node:http"
@@ -75,7 +75,12 @@ const checkWhole = (folder: string) =>
 
 /** What a git that was ended leaves behind. */
 const leftovers = (folder: string) =>
-  readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => /\.lock$|(^|\/)tmp_/.test(name))
+  readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => /\.lock$|(^|\/)(tmp_|\.tmp-)/.test(name))
+
+const packsIn = (folder: string) => readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
+
+const until = (isSo: () => boolean) =>
+  Effect.repeat(Effect.sync(isSo), { until: (so) => so, schedule: Schedule.spaced("10 millis") })
 
 const noise = (size: number, seed: number) =>
   Uint8Array.from({ length: size }, (_, index) => (Math.imul(index + 1, 2654435761 + seed * 40503) >>> 13) & 255)
@@ -109,7 +114,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       // One site of twenty: its 80 KiB and the trees of all.
       assert.isBelow(bytes, 2.2 * 20 * 4096)
       assert.deepStrictEqual(server.requests, Array(2).fill("POST /plant.git/git-upload-pack"))
-      yield* mirror.setApplied(first)
+      yield* mirror.setApplied(first, [])
 
       const second = yield* repository.commit({ "sites/3/d1/f1.bin": "changed", "sites/4/d1/f1.bin": "other" })
       yield* repository.push()
@@ -181,6 +186,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         writeFileSync(`${folder}/${name}`, "")
       }
       writeFileSync(`${folder}/objects/pack/tmp_pack_x`, "half")
+      writeFileSync(`${folder}/objects/pack/.tmp-7-pack-x.pack`, "half")
       const second = yield* repository.commit({ "a.txt": "2" })
       yield* repository.push()
       yield* Effect.scoped(
@@ -189,7 +195,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
           assert.deepStrictEqual(yield* contents(mirror, { commit: second }, [""]), { "a.txt": "2", "b.txt": "b" })
         })
       )
-      assert.isFalse(existsSync(`${folder}/objects/pack/tmp_pack_x`))
+      assert.deepStrictEqual(leftovers(folder), [])
 
       const damages: ReadonlyArray<(name: string) => Effect.Effect<void, unknown>> = [
         // Every pack emptied.
@@ -257,7 +263,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         Effect.gen(function* () {
           const mirror = yield* openAt(folder, repository.url)
           yield* contents(mirror, { commit: first }, [""])
-          yield* mirror.setApplied(first)
+          yield* mirror.setApplied(first, [])
           repository.git("commit", "-q", "--amend", "-m", "rewritten")
           const rewritten = yield* repository.commit({ "a.txt": "2" })
           yield* repository.push()
@@ -265,13 +271,13 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
             "a.txt": "2",
             "keep.txt": "k"
           })
-          yield* mirror.setApplied(rewritten)
+          yield* mirror.setApplied(rewritten, [])
           repository.git("checkout", "-q", "--orphan", "other")
           repository.git("rm", "-rqf", ".")
           const unrelated = yield* repository.commit({ "z.txt": "z" })
           yield* repository.push()
           assert.deepStrictEqual(yield* contents(mirror, { commit: unrelated }, [""]), { "z.txt": "z" })
-          yield* mirror.setApplied(unrelated)
+          yield* mirror.setApplied(unrelated, [])
         })
       )
       const server = yield* GitServer
@@ -473,11 +479,136 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
           ...site,
           "sites/0/x": String(round)
         })
-        yield* mirror.setApplied(commit)
+        yield* mirror.setApplied(commit, [])
+        assert.isAtMost(packsIn(folder).length, 7)
       }
-      const packs = readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
-      assert.isAtMost(packs.length, 5)
+      // Ended by the fetches, it is taken up again.
+      yield* mirror.tidy([])
+      yield* until(() => packsIn(folder).length <= 3)
     })
+  )
+
+  it.effect("packs while no fetch comes, and does not hold one up", () =>
+    Effect.gen(function* () {
+      const repository = yield* makeRepository("packs-give-way.git")
+      const real = yield* GitCommand
+      const repacks = { begun: 0, ended: 0 }
+      const endless = Effect.andThen(
+        Effect.sync(() => void repacks.begun++),
+        Effect.onInterrupt(Effect.never, () => Effect.sync(() => void repacks.ended++))
+      )
+      const mirror = yield* openAt(yield* makeFolder, repository.url, { maxPacks: 2 }).pipe(
+        Effect.provideService(
+          GitCommand,
+          GitCommand.of({
+            ...real,
+            run: (args, options) => (args[0] === "repack" ? endless : real.run(args, options))
+          })
+        )
+      )
+      for (const [round, text] of ["1", "2", "3"].entries()) {
+        const commit = yield* repository.commit({ a: text })
+        yield* repository.push()
+        assert.deepStrictEqual(yield* contents(mirror, { commit }, [""]), { a: text })
+        yield* mirror.setApplied(commit, [])
+        yield* until(() => repacks.begun === round)
+      }
+      assert.strictEqual(repacks.ended, 1)
+    })
+  )
+
+  it.effect("has a fresh clone get the files that are in place already, behind whatever is waited for", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("complete.git")
+      const commit = yield* repository.commit({ "a/x": "1", "a/y": "2", "b/z": "3" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      const blobs = yield* Effect.scoped(
+        Effect.gen(function* () {
+          const mirror = yield* openAt(folder, repository.url)
+          yield* mirror.ensure({ commit })
+          const blobs = (yield* mirror.listTree(commit, ["a"])).map(({ id }) => id)
+          const asked = Promise.withResolvers<void>()
+          server.setFault(() => {
+            asked.resolve()
+            return true
+          })
+          yield* mirror.setApplied(commit, blobs)
+          yield* Effect.promise(() => asked.promise)
+          server.setFault(undefined)
+          const second = yield* repository.commit({ "b/z": "4" })
+          yield* repository.push()
+          // That one hangs; this goes on.
+          yield* mirror.ensure({ commit: second })
+          yield* mirror.tidy(blobs)
+          yield* until(() => existsSync(`${folder}/stoker-needed`))
+          return blobs
+        })
+      )
+      server.setFault((_, response) => {
+        response.socket?.destroy()
+        return true
+      })
+      const mirror = yield* openAt(folder, repository.url)
+      yield* mirror.ensure({ commit })
+      const found = yield* Stream.runCollect(mirror.readBlobs(blobs))
+      assert.deepStrictEqual(
+        found.map(({ content }) => content.toString()),
+        ["1", "2"]
+      )
+      // Nor is asked for more than that.
+      const [other] = yield* mirror.listTree(commit, ["b"])
+      yield* Effect.flip(mirror.prefetch([other!.id]))
+    })
+  )
+
+  it.effect("gives up a clone that has grown not before there is another one", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("grown.git")
+      const folder = yield* makeFolder
+      const open = openAt(folder, repository.url, { maxBytes: 100_000 })
+      const away = (_: IncomingMessage, response: ServerResponse) => {
+        response.socket?.destroy()
+        return true
+      }
+      const mirror = yield* open
+      let commit = ""
+      // The last one is over the bound.
+      for (const round of [1, 2, 3, 4]) {
+        commit = yield* repository.commit({ a: String(round), image: picture(30_000, round) })
+        yield* repository.push()
+        yield* contents(mirror, { commit }, [""])
+        if (round === 1) writeFileSync(`${folder}/stoker-needed`, "10000")
+        yield* mirror.setApplied(commit, [])
+      }
+      const packs = packsIn(folder)
+      const next = yield* repository.commit({ a: "next" })
+      yield* repository.push()
+      server.setFault(away)
+      assert.strictEqual((yield* Effect.flip(mirror.ensure({ commit: next }))).reason._tag, "Transport")
+      const isWhole = Effect.fnUntraced(function* (mirror: Mirror.Mirror["Service"]) {
+        assert.deepStrictEqual(packsIn(folder), packs)
+        assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a"], "4")
+      })
+      yield* isWhole(mirror)
+      // The process is killed in that fetch: nothing yet, or an empty clone.
+      yield* fs.rename(folder, `${folder}.former`)
+      yield* isWhole(yield* open)
+      yield* fs.rename(folder, `${folder}.former`)
+      git(`${folder}.former`, "init", "-q", "--bare", folder)
+      const restarted = yield* open
+      yield* isWhole(restarted)
+      server.setFault(undefined)
+      assert.strictEqual((yield* contents(mirror, { commit: next }, ["a"]))["a"], "next")
+      assert.isFalse(existsSync(`${folder}.former`))
+      assert.notIncludeMembers(packsIn(folder), packs)
+      checkWhole(folder)
+    }).pipe(Effect.provide(Logger.layer([])))
   )
 
   it.effect("keeps what has come of many files when the rest is cut, over restarts", () =>
@@ -525,14 +656,14 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         server.requests.length = 0
         const before = server.sent()
         assert.deepStrictEqual(yield* contents(mirror, { commit }, ["a"]), { "a/x": text })
-        yield* mirror.setApplied(commit)
+        yield* mirror.setApplied(commit, [])
         return { bytes: server.sent() - before, requests: server.requests.length }
       })
       yield* Effect.scoped(
         Effect.gen(function* () {
           const mirror = yield* openAt(folder, repository.url)
           yield* contents(mirror, { commit: first }, ["a"])
-          yield* mirror.setApplied(first)
+          yield* mirror.setApplied(first, [])
           server.setFault((_, response) => {
             response.socket?.destroy()
             return true
@@ -562,7 +693,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const maxBytes = 250_000
       const mirror = yield* openAt(folder, repository.url, { maxBytes, maxPacks: 3 })
       yield* contents(mirror, { commit: first }, ["a"])
-      yield* mirror.setApplied(first)
+      yield* mirror.setApplied(first, [])
       const sizes: Array<number> = []
       for (let round = 1; round <= 12; round++) {
         const commit = yield* repository.commit({ "a/image": picture(60_000, round) })
@@ -571,7 +702,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         const [image] = yield* mirror.listTree(commit, ["a/image"])
         const [blob] = yield* Stream.runCollect(mirror.readBlobs([image!.id]))
         assert.deepStrictEqual(new Uint8Array(blob!.content), picture(60_000, round))
-        yield* mirror.setApplied(commit)
+        yield* mirror.setApplied(commit, [])
         const packs = readdirSync(`${folder}/objects/pack`).filter((name) => name.endsWith(".pack"))
         sizes.push(packs.reduce((sum, name) => sum + statSync(`${folder}/objects/pack/${name}`).size, 0))
       }
@@ -596,7 +727,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         Effect.tap(open, (mirror) =>
           Effect.andThen(
             contents(mirror, { commit }, ["a"]),
-            Effect.suspend(() => mirror.setApplied(commit))
+            Effect.suspend(() => mirror.setApplied(commit, []))
           )
         )
       )
@@ -608,7 +739,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         commit = yield* repository.commit({ "a/x": text })
         yield* repository.push()
         assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a/x"], text)
-        yield* mirror.setApplied(commit)
+        yield* mirror.setApplied(commit, [])
         assert.includeMembers(packs(), first)
       }
     })
@@ -681,7 +812,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const folder = yield* makeFolder
       const mirror = yield* openAt(folder, former.url)
       yield* contents(mirror, { commit: first }, [""])
-      yield* mirror.setApplied(first)
+      yield* mirror.setApplied(first, [])
       yield* fs.remove(former.bare, { recursive: true })
       const next = yield* makeRepository("replaced.git")
       const second = yield* next.commit({ a: "2", keep: "same", "b/c": "new" })
@@ -689,7 +820,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const expected = { a: "2", keep: "same", "b/c": "new" }
       assert.deepStrictEqual(yield* contents(mirror, { commit: second }, [""]), expected)
       checkWhole(folder)
-      yield* mirror.setApplied(second)
+      yield* mirror.setApplied(second, [])
       const third = yield* next.commit({ a: "3" })
       yield* next.push()
       assert.deepStrictEqual(yield* contents(yield* openAt(folder, next.url), { commit: third }, [""]), {
@@ -759,7 +890,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         maxPacks: 6
       })
       yield* contents(mirror, { commit: first }, ["sites/1"])
-      yield* mirror.setApplied(first)
+      yield* mirror.setApplied(first, [])
       for (let round = 1; round <= rounds; round++) {
         const commit = yield* repository.commit({ "sites/1/d1/f1.bin": `round ${round}\n${"line\n".repeat(200)}` })
         yield* repository.push()
@@ -768,7 +899,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         assert.include(files["sites/1/d1/f1.bin"], `round ${round}\n`)
         assert.lengthOf(server.requests, 1)
         if (round % 5 === 0) checkWhole(folder)
-        yield* mirror.setApplied(commit)
+        yield* mirror.setApplied(commit, [])
       }
       const shallow = readFileSync(`${folder}/shallow`, "utf8").trim().split("\n")
       assert.isBelow(shallow.length, rounds)
@@ -787,7 +918,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const folder = yield* makeFolder
       const mirror = yield* openAt(folder, repository.url)
       yield* contents(mirror, { commit: first }, ["a"])
-      yield* mirror.setApplied(first)
+      yield* mirror.setApplied(first, [])
       const own = yield* repository.commit({ "a/x.json": text(1, "own") })
       yield* repository.push()
       server.requests.length = 0
@@ -796,7 +927,7 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       assert.lengthOf(server.requests, 1)
       // A delta, not the file.
       assert.isBelow(server.sent() - before, 900)
-      yield* mirror.setApplied(own)
+      yield* mirror.setApplied(own, [])
       const both = yield* repository.commit({ "a/x.json": text(1, "both"), "b/x.json": text(2, "both") })
       yield* repository.push()
       server.requests.length = 0

@@ -34,7 +34,7 @@ const sync = Effect.fnUntraced(function* (
     yield* mirror.ensure({ commit, ref: "main" })
     const entries = yield* mirror.listTree(commit, ["a"])
     const blobs = yield* Stream.runCollect(mirror.readBlobs(entries.map(({ id }) => id)))
-    yield* mirror.setApplied(commit)
+    yield* mirror.setApplied(commit, [])
     return blobs.map(({ content }) => content.toString())
   })
   const before = yield* read
