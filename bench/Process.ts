@@ -3,8 +3,14 @@ import { Effect } from "effect"
 import { readFileSync } from "node:fs"
 
 /** Resident memory in MiB, from the process's own account. */
-export const rss = (pid: number): number =>
-  Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? Number.NaN) / 1024
+export const rss = (pid: number): number => accountOf(pid, "VmRSS")
+
+/** What of it is the process's own. The rest is the program's file, which all processes of a machine have together. */
+export const ownMemory = (pid: number): number => accountOf(pid, "RssAnon")
+
+const accountOf = (pid: number, line: string): number =>
+  Number(new RegExp(`${line}:\\s+(\\d+) kB`).exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? Number.NaN) /
+  1024
 
 /** The fields of `/proc/PID/stat` after the name (state, parent, …); undefined when there is no such process. */
 export const statOf = (pid: number): ReadonlyArray<string> | undefined => {

@@ -148,6 +148,7 @@ export const run = Effect.fnUntraced(function* (pod: Pod) {
       // Nothing of the sandbox's own surroundings may help the product along.
       KUBECONFIG: undefined,
       NODE_OPTIONS: undefined,
+      NODE_EXTRA_CA_CERTS: undefined,
       ...pod.env,
       KUBERNETES_SERVICE_HOST: server.hostname,
       KUBERNETES_SERVICE_PORT: server.port,
@@ -294,7 +295,7 @@ export const runAgent = Effect.fnUntraced(function* (options: {
       SYNC_PERIOD: "30",
       PROBE_PORT: String(probePort),
       METRICS_PORT: "0",
-      // As the chart gives them to the controller: little garbage is kept, one arena serves all threads.
+      // As an image has them, and the chart gives them to the controller: little garbage is kept, one arena serves all threads.
       NODE_OPTIONS: "--max-semi-space-size=1",
       MALLOC_ARENA_MAX: "1",
       ...(Option.isSome(gitToken) ? { GIT_TOKEN_FILE: gitTokenFile } : {}),
