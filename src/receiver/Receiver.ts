@@ -25,6 +25,7 @@ import * as Answer from "./Answer.ts"
 import { Authorizer } from "./Authorizer.ts"
 import * as Body from "./Body.ts"
 import * as BodyReader from "./BodyReader.ts"
+import * as Client from "./Client.ts"
 import * as Goodbye from "./Goodbye.ts"
 import * as Hook from "./Hook.ts"
 import * as OwnCredentials from "./OwnCredentials.ts"
@@ -135,6 +136,8 @@ export const layer = ({ limits: changed, store }: Options) =>
       const hook = Hook.make({ authorizer, ownCredentials, store, writer })
       const bodies = yield* BodyReader.make({ most: mostBytes, inAll: mostBytesInAll })
       const failures = yield* RateLimit.make(limits.failuresPerMinute)
+      /** What else is refused before anybody is let in: counted for the log alone. */
+      const refusals = yield* RateLimit.make(limits.failuresPerMinute)
       const deliveries = yield* RateLimit.make(limits.deliveriesPerMinute)
 
       const refuse = (answer: Answer.Answer) => Effect.fail<Answer.Refused>({ _tag: "Refused", answer })
@@ -142,12 +145,21 @@ export const layer = ({ limits: changed, store }: Options) =>
       /** @param detail for the log: why nobody can have the right ones */
       const unauthorized = (request: HttpServerRequest.HttpServerRequest, detail?: string) =>
         Effect.flatMap(
-          failures.take(Option.getOrElse(request.remoteAddress, () => "")),
+          failures.take(Client.keyOf(request.remoteAddress)),
           Option.match({
             onNone: () => refuse(detail === undefined ? Answer.unauthorized : { ...Answer.unauthorized, detail }),
             onSome: (seconds) => refuse({ ...Answer.tooMany(seconds, "wrong credentials"), isNoise: true })
           })
         )
+
+      /** Who is not let in fills no log. */
+      const isNews = (request: HttpServerRequest.HttpServerRequest) =>
+        Effect.map(refusals.take(Client.keyOf(request.remoteAddress)), Option.isNone)
+      const muted = (request: HttpServerRequest.HttpServerRequest, answer: Answer.Answer) =>
+        // Those two are counted already.
+        answer.status === 401 || answer.status === 429
+          ? Effect.succeed(answer)
+          : Effect.map(isNews(request), (news) => (news ? answer : { ...answer, isNoise: true as const }))
 
       const unlessTooMany = (admitted: Admitted) =>
         Effect.flatMap(
@@ -271,8 +283,12 @@ export const layer = ({ limits: changed, store }: Options) =>
         const answer = yield* (
           isKnown ? receive(request, answered) : refuse(wrongMethod(request.method, to.methods))
         ).pipe(
-          Effect.catchCause((cause) => noted(answerOf(cause))),
-          Effect.onInterrupt(() => Effect.logInfo("webhook sender hung up before it was answered")),
+          Effect.catchCause((cause) => noted(Effect.flatMap(answerOf(cause), (told) => muted(request, told)))),
+          Effect.onInterrupt(() =>
+            Effect.flatMap(isNews(request), (news) =>
+              (news ? Effect.logInfo : Effect.logDebug)("webhook sender hung up before it was answered")
+            )
+          ),
           Effect.annotateLogs(where)
         )
         return Answer.respond(answer)
@@ -353,7 +369,7 @@ const note = Effect.fnUntraced(function* (
         : answer.status === 200
           ? "ignored"
           : "refused"
-  const log = answer.status === 503 ? Effect.logWarning : answer.isNoise === true ? Effect.logDebug : Effect.logInfo
+  const log = answer.isNoise === true ? Effect.logDebug : answer.status === 503 ? Effect.logWarning : Effect.logInfo
   yield* log(`webhook ${outcome}`).pipe(Effect.annotateLogs(facts))
 })
 

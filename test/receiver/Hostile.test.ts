@@ -1,12 +1,12 @@
 /** Whatever is sent: no crash, no 5xx, no write, and the next honest delivery is taken. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Layer, Logger, References } from "effect"
+import { Duration, Effect, Fiber, Logger, References } from "effect"
 import type { HttpServer } from "effect/http"
 import { IpNetwork } from "effect/net"
 import { TestClock } from "effect/testing"
 import { MemoryApi } from "./MemoryApi.ts"
 import { connect } from "./raw.ts"
-import { bearer, both, type Options, receiver, run, signature, written } from "./running.ts"
+import { bearer, both, type Options, run, signature, written } from "./running.ts"
 import { type Answer, post, send } from "./send.ts"
 
 const mebibyte = 1024 * 1024
@@ -471,6 +471,28 @@ describe("too many", () => {
     )
   )
 
+  it.live("addresses of IPv6 are counted by their network, of which one client has all", () =>
+    run(
+      Effect.gen(function* () {
+        const answers = yield* Effect.all(
+          [
+            "2001:db8:0:1::1",
+            "2001:db8:0:1:ffff::2",
+            "2001:db8:0:2::1",
+            "::ffff:198.51.100.1",
+            "::ffff:198.51.100.2"
+          ].map(from)
+        )
+        assert.deepStrictEqual(answers.map(status), [401, 429, 401, 401, 401])
+      }),
+      {
+        credentials: both,
+        limits: { failuresPerMinute: 1 },
+        trustedProxies: [IpNetwork.fromStringUnsafe("127.0.0.0/8")]
+      }
+    )
+  )
+
   it.live("nobody else's X-Forwarded-For is believed", () =>
     run(
       Effect.gen(function* () {
@@ -497,17 +519,46 @@ describe("too many", () => {
     )
   )
 
-  it.live("refused guesses are no news in the log", () => {
-    const lines: Array<string> = []
+  /** Lines of the log that are told by default. */
+  const lines = Effect.fnUntraced(function* <E>(attack: Effect.Effect<unknown, E, MemoryApi | HttpServer.HttpServer>) {
+    const told: Array<string> = []
     const logger = Logger.make(({ logLevel, message }) => {
-      lines.push(`${logLevel} ${String(message)}`)
+      told.push(`${logLevel} ${String(message)}`)
     })
-    return Effect.gen(function* () {
-      yield* Effect.replicateEffect(guess, 5)
-      assert.lengthOf(lines, 2)
-    }).pipe(
-      Effect.provide(receiver({ credentials: both, logger, limits: { failuresPerMinute: 2 } })),
-      Effect.provide(Layer.succeed(References.MinimumLogLevel, "Info"))
-    )
+    const options = { credentials: both, logger, limits: { failuresPerMinute: 2 } }
+    yield* run(attack, options).pipe(Effect.provideService(References.MinimumLogLevel, "Info"))
+    return told
   })
+
+  it.live.each([
+    ["guesses", Effect.replicateEffect(guess, 5)],
+    ["other methods", Effect.replicateEffect(send({ method: "DELETE" }), 5)],
+    ["a GET of all", Effect.replicateEffect(send({ method: "GET", path: "/webhook" }), 5)],
+    [
+      "bodies that are too long",
+      Effect.replicateEffect(Effect.exit(send({ headers: { "content-length": 5 * mebibyte } })), 5)
+    ],
+    [
+      "bodies that break off",
+      Effect.replicateEffect(
+        Effect.scoped(
+          Effect.gen(function* () {
+            const connection = yield* connect
+            yield* connection.write(head("Content-Length: 1000") + body)
+            yield* connection.end
+            yield* connection.closed
+          })
+        ),
+        5
+      )
+    ]
+  ] as const)("of %s only the first are news in the log", ([, attack]) =>
+    Effect.map(lines(attack), (told) => assert.lengthOf(told, 2))
+  )
+
+  it.live("what is refused of who is let in is news all the while", () =>
+    Effect.map(lines(Effect.replicateEffect(send({ body: "{", headers: bearer }), 5)), (told) =>
+      assert.lengthOf(told, 5)
+    )
+  )
 })
