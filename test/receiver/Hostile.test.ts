@@ -474,16 +474,8 @@ describe("too many", () => {
   it.live("addresses of IPv6 are counted by their network, of which one client has all", () =>
     run(
       Effect.gen(function* () {
-        const answers = yield* Effect.all(
-          [
-            "2001:db8:0:1::1",
-            "2001:db8:0:1:ffff::2",
-            "2001:db8:0:2::1",
-            "::ffff:198.51.100.1",
-            "::ffff:198.51.100.2"
-          ].map(from)
-        )
-        assert.deepStrictEqual(answers.map(status), [401, 429, 401, 401, 401])
+        const answers = yield* Effect.all(["2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1"].map(from))
+        assert.deepStrictEqual(answers.map(status), [401, 429, 401])
       }),
       {
         credentials: both,
@@ -533,6 +525,13 @@ describe("too many", () => {
   it.live.each([
     ["guesses", Effect.replicateEffect(guess, 5)],
     ["other methods", Effect.replicateEffect(send({ method: "DELETE" }), 5)],
+    [
+      "what comes before the receiver is ready",
+      Effect.andThen(
+        MemoryApi.use((api) => api.setReady(false)),
+        Effect.replicateEffect(guess, 5)
+      )
+    ],
     ["a GET of all", Effect.replicateEffect(send({ method: "GET", path: "/webhook" }), 5)],
     [
       "bodies that are too long",
