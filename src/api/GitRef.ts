@@ -11,14 +11,14 @@ export type Kind = "branch" | "tag" | "commit"
 /** Bytes that a ref may have at most. Git's own limit is the file system's: 255 for each part. */
 export const maxLength = 1024
 
-const sha = /^[0-9a-f]{40}$/
+const commit = /^(?:[0-9a-f]{40}|[0-9a-f]{64})$/
 const encoder = new TextEncoder()
 
 /** Whether the text is the id that forges write for "nothing": all zeros. */
 export const isZero = (id: string): boolean => /^0{40}(?:0{24})?$/.test(id)
 
-/** Whether the text is a full commit id (40 hexadecimal digits in lower case). */
-export const isCommit = (ref: string): boolean => sha.test(ref)
+/** Whether the text is a full commit id: 40 hexadecimal digits in lower case, or 64 where a repository uses SHA-256. */
+export const isCommit = (ref: string): boolean => commit.test(ref)
 
 /**
  * The ref, or what is wrong with it in words that fit after "the ref". Nothing is trimmed or repaired: what is not a

@@ -89,5 +89,7 @@ describe("GitRef", () => {
     assert.isTrue(GitRef.isCommit("0123456789abcdef0123456789abcdef01234567"))
     assert.isFalse(GitRef.isCommit("0123456789ABCDEF0123456789abcdef01234567"))
     assert.isFalse(GitRef.isCommit("0123456789abcdef0123456789abcdef0123456"))
+    assert.isTrue(GitRef.isCommit("a".repeat(64)))
+    for (const length of [41, 63, 65]) assert.isFalse(GitRef.isCommit("a".repeat(length)))
   })
 })

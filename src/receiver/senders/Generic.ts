@@ -19,7 +19,8 @@ export const sender: Reader.Sender = {
     const ref = RefField.read("ref", body["ref"], "Has the variable that it comes from a value?")
     if (Result.isFailure(ref)) return Reader.invalid(ref.failure)
     const commit = decodeCommit(body["commit"] ?? null)
-    if (Option.isNone(commit)) return Reader.invalid('"commit" is no full commit id (40 hexadecimal digits)')
+    if (Option.isNone(commit))
+      return Reader.invalid('"commit" is no full commit id (40 or 64 hexadecimal digits in lower case)')
     const repoURL = body["repoURL"] ?? undefined
     if (repoURL !== undefined && (typeof repoURL !== "string" || RepositoryIdentity.of(repoURL) === undefined)) {
       return Reader.invalid('"repoURL" is no URL of a git repository')

@@ -21,6 +21,11 @@ describe("a generic body", () => {
     assert.deepInclude(delivery(read({ ref: "refs/tags/v1" })), { _tag: "Promotion", ref: "v1" })
   })
 
+  it("a commit of a SHA-256 repository", () => {
+    const id = "a".repeat(64)
+    assert.deepInclude(delivery(read({ ref: id, commit: id })), { ref: id, commit: id })
+  })
+
   it.each(["abc", commit("a").slice(1), 1, zeros, {}, ""])("a commit %j is refused", (wrong) =>
     assert.include(invalid(read({ ref: "main", commit: wrong })), '"commit"')
   )

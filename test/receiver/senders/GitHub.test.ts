@@ -95,6 +95,14 @@ describe("GitHub", () => {
       "refs/heads/main"
     ))
 
+  it("a push of a SHA-256 repository says what was there before, and what is now", () => {
+    const [before, after] = ["a".repeat(64), "b".repeat(64)]
+    const body = { ...pushBody, before, after, head_commit: { id: after } }
+    assert.deepInclude(delivery(read(body, github("push"))), { before, after })
+    const fresh = delivery(read({ ...body, before: "0".repeat(64) }, github("push")))
+    assert.notProperty(fresh, "before")
+  })
+
   it("a push without a header is one by its before and after", () =>
     assert.deepInclude(delivery(read(pushBody)), { _tag: "Push", by: "generic", ref: "main", kind: "branch" }))
 
