@@ -13,6 +13,8 @@
 import {
   Array,
   Cause,
+  Clock,
+  Context,
   DateTime,
   Deferred,
   Duration,
@@ -82,13 +84,31 @@ export interface AnnotationWriter {
 /** How long a sender waits for the API server. GitHub, GitLab and Bitbucket hang up after 10 s, Argo CD never. */
 const longestWait = Duration.seconds(9)
 
+/** When that is over, in milliseconds of the clock; none where nobody waits: then each call has it anew. */
+const Deadline = Context.Reference<Option.Option<number>>("stoker/receiver/AnnotationWriter/Deadline", {
+  defaultValue: Option.none
+})
+
+/** One sender waits for all of it: what is called {@link soon} in it has that time together. */
+export const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) =>
+    Effect.provideService(effect, Deadline, Option.some(now + Duration.toMillis(longestWait)))
+  )
+
 /** Gives up then. A delivery that was handed over is written all the same: its repetition is harmless. */
-export const soon = Effect.timeoutOrElse({
-  duration: longestWait,
-  orElse: () =>
-    Effect.fail(
-      new NotTaken({ message: `the Kubernetes API server took longer than ${Duration.toSeconds(longestWait)} s` })
-    )
+export const soon = Effect.fnUntraced(function* <A, E, R>(effect: Effect.Effect<A, E, R>) {
+  const now = yield* Clock.currentTimeMillis
+  const deadline = yield* Deadline
+  return yield* Effect.timeoutOrElse(effect, {
+    duration: Option.match(deadline, {
+      onNone: () => longestWait,
+      onSome: (at) => Duration.millis(Math.max(0, at - now))
+    }),
+    orElse: () =>
+      Effect.fail(
+        new NotTaken({ message: `the Kubernetes API server took longer than ${Duration.toSeconds(longestWait)} s` })
+      )
+  })
 })
 
 /** Patches in flight in all: many, since they compete with the controller's own writes, which answer each of them. */

@@ -278,7 +278,8 @@ export const layer = ({ limits: changed, store }: Options) =>
             Effect.tap(letIn),
             Effect.flatMap(({ answer }) =>
               answer.pipe(Effect.catchCause(answerOf), noted, traced(begun, request.headers["traceparent"], where))
-            )
+            ),
+            AnnotationWriter.inTime
           )
         const answer = yield* (
           isKnown ? receive(request, answered) : refuse(wrongMethod(request.method, to.methods))

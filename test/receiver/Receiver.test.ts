@@ -685,6 +685,28 @@ describe("the API server is away", () => {
     )
   )
 
+  it.effect("all that the API server is asked for has these 9 s together, and what was handed over is written", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.putSecret("hook", { token: "t0ken" })
+        yield* api.put("own", { spec: { webhook: { token: { secretRef: { name: "hook", key: "token" } } } } })
+        yield* api.readGate.close
+        yield* api.gate.close
+        const headers = { authorization: "Bearer t0ken" }
+        const asked = yield* Effect.forkChild(post({ ref: "v2" }, { path: "/webhook/plant/own", headers }))
+        yield* api.secretsAsked(1)
+        yield* TestClock.adjust("6 seconds")
+        yield* api.readGate.open
+        yield* api.atGate(1)
+        yield* TestClock.adjust("3 seconds")
+        assert.strictEqual((yield* Fiber.join(asked)).status, 503)
+        yield* api.gate.open
+        yield* api.says("own", keys.ref, "v2")
+      })
+    )
+  )
+
   it.effect("a read of the API server is slow: 503 after 9 s", () =>
     run(
       Effect.gen(function* () {
