@@ -56,6 +56,12 @@ export type ScanLock = Data.TaggedEnum<{
 }>
 export const ScanLock = Data.taggedEnum<ScanLock>()
 
+/** How long a lock is waited for, and how long it is held at most. */
+export interface LockTimes {
+  readonly acquireTimeout: Duration.Input
+  readonly holdTimeout: Duration.Input
+}
+
 const text = Schema.optional(Schema.NullOr(Schema.String))
 
 /** A Designer session. `uptime` in milliseconds. */
@@ -120,10 +126,7 @@ export class GatewayClient extends Context.Service<
      * killed or a write that failed, is as good while a quarter of `holdTimeout` is left of it. It cannot be prolonged:
      * one with less is waited for, and taken again when it is over.
      */
-    readonly acquireScanLock: (
-      kind: ScanKind,
-      timeouts: { readonly acquireTimeout: Duration.Input; readonly holdTimeout: Duration.Input }
-    ) => Effect.Effect<ScanLock, GatewayError>
+    readonly acquireScanLock: (kind: ScanKind, timeouts: LockTimes) => Effect.Effect<ScanLock, GatewayError>
     /** Asks for a scan and frees the lock. The answer means "taken", never "done". */
     readonly requestScan: (kind: ScanKind) => Effect.Effect<ScanState, GatewayError>
     readonly scanState: (kind: ScanKind) => Effect.Effect<ScanState, GatewayError>
@@ -242,33 +245,39 @@ const make = Effect.fnUntraced(function* (options: Options) {
   const scanState = (kind: ScanKind) => askFor(HttpClientRequest.get(`${api}/scan/${kind}`), decodeScanState)
   const requestScan = (kind: ScanKind) => askFor(HttpClientRequest.post(`${api}/scan/${kind}`), decodeScanState)
 
+  /** Undefined where that cannot be had. */
   const holder = (kind: ScanKind) =>
-    Effect.option(askFor(HttpClientRequest.get(`${api}/scan-lock/${kind}`), decodeLock))
+    askFor(HttpClientRequest.get(`${api}/scan-lock/${kind}`), decodeLock).pipe(
+      Effect.catch(({ reason }) =>
+        Effect.succeed(reason._tag === "UnexpectedAnswer" && reason.status === 204 ? ("nobody" as const) : undefined)
+      )
+    )
+
+  const takeLock = Effect.fnUntraced(function* (kind: ScanKind, timeouts: LockTimes) {
+    const request = HttpClientRequest.post(`${api}/scan-lock/${kind}`).pipe(
+      HttpClientRequest.bodyJsonUnsafe({
+        acquireTimeout: wholeSeconds(timeouts.acquireTimeout),
+        holdTimeout: wholeSeconds(timeouts.holdTimeout)
+      })
+    )
+    const deadline = Duration.sum(Duration.seconds(wholeSeconds(timeouts.acquireTimeout)), requestDeadline)
+    return heldBy(yield* askFor(request, decodeLock, deadline))
+  })
 
   const acquireScanLock: (typeof GatewayClient)["Service"]["acquireScanLock"] = Effect.fn("scan-lock")(
-    function* (
-      kind: ScanKind,
-      timeouts: { readonly acquireTimeout: Duration.Input; readonly holdTimeout: Duration.Input }
-    ) {
+    function* (kind: ScanKind, timeouts: LockTimes) {
       yield* Effect.annotateCurrentSpan({ "gateway.scan.kind": kind })
-      const request = HttpClientRequest.post(`${api}/scan-lock/${kind}`).pipe(
-        HttpClientRequest.bodyJsonUnsafe({
-          acquireTimeout: wholeSeconds(timeouts.acquireTimeout),
-          holdTimeout: wholeSeconds(timeouts.holdTimeout)
-        })
-      )
-      const deadline = Duration.sum(Duration.seconds(wholeSeconds(timeouts.acquireTimeout)), requestDeadline)
-      const lock = yield* askFor(request, decodeLock, deadline)
-      return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
+      return yield* takeLock(kind, timeouts)
     },
-    Effect.catchReason("GatewayError", "NotFound", () => Effect.succeed<ScanLock>(ScanLock.Unsupported())),
     (effect, kind, timeouts) =>
       Effect.catchReason(
         effect,
         "GatewayError",
         "LockHeld",
         Effect.fnUntraced(function* (_, { gateway, request }: GatewayError) {
-          const lock = Option.getOrUndefined(yield* holder(kind))
+          const lock = yield* holder(kind)
+          // It ran out in between.
+          if (lock === "nobody") return yield* takeLock(kind, timeouts)
           const ours = Option.getOrUndefined(yield* Effect.option(options.token))?.name
           const enough = Duration.toSeconds(timeouts.holdTimeout) * ownShare
           if (lock === undefined || lock.actor !== ours) {
@@ -279,9 +288,10 @@ const make = Effect.fnUntraced(function* (options: Options) {
             const pause = Duration.seconds(Math.max(lock.remaining - 1, 0.05))
             return yield* Effect.delay(acquireScanLock(kind, timeouts), pause)
           }
-          return ScanLock.Held({ actor: lock.actor, remaining: Duration.seconds(lock.remaining) }) as ScanLock
+          return heldBy(lock)
         })
-      )
+      ),
+    Effect.catchReason("GatewayError", "NotFound", () => Effect.succeed<ScanLock>(ScanLock.Unsupported()))
   )
 
   const scanOnce = Effect.fnUntraced(function* (kind: ScanKind, before: number) {
@@ -316,6 +326,9 @@ const make = Effect.fnUntraced(function* (options: Options) {
 
   return GatewayClient.of({ state, acquireScanLock, requestScan, scanState, scan, designers, gatewayInfo })
 })
+
+const heldBy = ({ actor, remaining }: { readonly actor: string; readonly remaining: number }): ScanLock =>
+  ScanLock.Held({ actor, remaining: Duration.seconds(remaining) })
 
 const wholeSeconds = (duration: Duration.Input) => Math.max(1, Math.ceil(Duration.toSeconds(duration)))
 

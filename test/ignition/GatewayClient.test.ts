@@ -346,6 +346,20 @@ describe("the scan lock", () => {
     })
   )
 
+  live("that runs out just when it is asked whose it is, is taken", () =>
+    Effect.gen(function* () {
+      const gateway = yield* start()
+      const client = yield* clientOf(gateway)
+      const failure: Failure = { _tag: "Status", status: 409 }
+      const refused = { route: "POST /data/api/v1/scan-lock/config", failure }
+      yield* gateway.faults.inject({ ...refused, times: 1 })
+      assert.strictEqual((yield* client.acquireScanLock("config", lockTimes))._tag, "Held")
+      yield* gateway.faults.inject(refused)
+      yield* client.scan("config")
+      assert.strictEqual((yield* Effect.flip(client.acquireScanLock("config", lockTimes))).reason._tag, "LockHeld")
+    })
+  )
+
   live("of somebody else is told with who and how long", () =>
     Effect.gen(function* () {
       const gateway = yield* start({ tokens: [key, "somebody:else"] })
