@@ -78,6 +78,9 @@ export class Sync extends Context.Service<
   )
 }
 
+/** So quickly are locks taken that nobody holds. */
+const atOnce = Duration.seconds(1)
+
 /** A slow network volume renames a few hundred files a second. */
 const lockTimes = ({ clear, deletes, writes }: Journal.Apply) =>
   ({
@@ -205,15 +208,18 @@ const make = Effect.gen(function* () {
    * @param files `halfway` when some have changed already
    */
   const lock = Effect.fnUntraced(function* (journal: Journal.Apply, files: "untouched" | "halfway") {
-    const held: Array<ScanKind> = []
-    yield* Effect.forEach(
+    const held = new Set<ScanKind>()
+    const take = Effect.forEach(
       journal.scans,
       (kind) =>
         Effect.tap(gateway.acquireScanLock(kind, lockTimes(journal)), ({ _tag }) =>
-          Effect.sync(() => _tag === "Held" && held.push(kind))
+          Effect.sync(() => _tag === "Held" && held.add(kind))
         ),
       { discard: true }
-    ).pipe(
+    )
+    // The first may run out while the last is waited for. Taken again, it is what is left, or a new one.
+    yield* Effect.timed(take).pipe(
+      Effect.repeat({ until: ([took]) => Duration.isLessThan(took, atOnce), times: 2 }),
       // Nobody reads the files; the gateway will when it starts.
       Effect.catchReasons("GatewayError", {
         Refused: () => Effect.void,

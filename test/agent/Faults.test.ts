@@ -111,6 +111,22 @@ const hasty = Effect.map(Clock.Clock, (real): Clock.Clock => ({
   monotonicTimeNanos: real.monotonicTimeNanos
 }))
 
+/** A clock that goes 10 times as fast as the real one. */
+const fast = Effect.map(Clock.Clock, (real): Clock.Clock => {
+  const begun = { millis: real.currentTimeMillisUnsafe(), monotonic: real.monotonicTimeNanosUnsafe() }
+  const millis = () => begun.millis + 10 * (real.currentTimeMillisUnsafe() - begun.millis)
+  const monotonic = () => begun.monotonic + 10n * (real.monotonicTimeNanosUnsafe() - begun.monotonic)
+  return {
+    sleep: (duration) => real.sleep(Duration.times(duration, 0.1)),
+    currentTimeMillisUnsafe: millis,
+    currentTimeNanosUnsafe: () => BigInt(millis()) * 1_000_000n,
+    monotonicTimeNanosUnsafe: monotonic,
+    currentTimeMillis: Effect.sync(millis),
+    currentTimeNanos: Effect.sync(() => BigInt(millis()) * 1_000_000n),
+    monotonicTimeNanos: Effect.sync(monotonic)
+  }
+})
+
 /** A clock that can be set, in milliseconds beside the real one; sleeping is real. */
 const makeClock = Effect.gen(function* () {
   const real = yield* Clock.Clock
@@ -922,6 +938,36 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         })
       )
     }
+
+    test(
+      "it has the one lock for a while only when the other comes: that is taken anew before files change",
+      Effect.gen(function* () {
+        const { beforeRename, disk, onJournal } = yield* makeDisk
+        const { agent, api, gateway, repository, want } = yield* makePlant({
+          disk,
+          deadlines: { request: "5 minutes" }
+        })
+        yield* gateway.awaitPhase("running")
+        const remaining: Array<number> = []
+        const lock = (kind: string, init: RequestInit = {}) =>
+          Effect.promise(async () => {
+            const headers = { "x-ignition-api-token": token, "content-type": "application/json" }
+            const response = await fetch(`${gateway.url}/data/api/v1/scan-lock/${kind}`, { headers, ...init })
+            return ((await response.json()) as { readonly remaining: number }).remaining
+          })
+        const take = (kind: string, holdTimeout: number) =>
+          lock(kind, { method: "POST", body: JSON.stringify({ acquireTimeout: 1, holdTimeout }) })
+        // As a process that was killed has left them: enough of the first, but not when the second one ends.
+        yield* Ref.set(onJournal, Effect.andThen(take("projects", 28), take("config", 14)))
+        const look = Effect.map(lock("projects"), (seconds) => void remaining.push(seconds))
+        yield* Ref.set(beforeRename, Effect.andThen(Ref.set(beforeRename, Effect.void), look))
+        const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(synced(first))
+        assert.isAbove(remaining[0]!, 30)
+      }).pipe((effect) => Effect.flatMap(fast, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
+    )
 
     test(
       "it locks one kind of scan and not the other: the first lock is given back, and nothing written",
