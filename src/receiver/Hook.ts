@@ -74,8 +74,6 @@ const mostReads = 16
 /** Sets that fitted which are remembered. */
 const mostFitted = 1024
 
-const nobody: OwnCredentials.Own = { credentials: {}, problems: [] }
-
 const refused = (details: ReadonlyArray<string>): Refused =>
   details.length === 0 ? { _tag: "Refused" } : { _tag: "Refused", detail: details.slice(0, 3).join("; ") }
 
@@ -136,7 +134,7 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
           compared++
           continue
         }
-        const { credentials, problems: why } = own.success ?? nobody
+        const { credentials, problems: why } = own.success
         const weight = Authorizer.weight(offered, credentials)
         if (isEnough(weight)) break comparing
         compared++

@@ -39,8 +39,8 @@ export interface Own {
 }
 
 export interface OwnCredentials {
-  /** Undefined for a GatewaySync without credentials of its own. They fit nobody when the request offers nothing. */
-  readonly of: (cr: GatewaySync.GatewaySync, request: Authorizer.Signed) => Effect.Effect<Own | undefined, Unproven>
+  /** Of a GatewaySync that has some (`GatewaySync.hasOwnCredentials`). They fit nobody when the request offers nothing. */
+  readonly of: (cr: GatewaySync.GatewaySync, request: Authorizer.Signed) => Effect.Effect<Own, Unproven>
 }
 
 /** Equal texts for GatewaySyncs with the same credentials; none for one that brings none. */
@@ -135,7 +135,6 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
   return {
     of: Effect.fnUntraced(function* (cr, request) {
       const keys = keysOf(cr)
-      if (keys.length === 0) return undefined
       const isAsked = Authorizer.proofs(request, yield* Clock.currentTimeMillis).length > 0
       const found = yield* Effect.forEach(
         keys,

@@ -193,7 +193,9 @@ export const layer = ({ limits: changed, store }: Options) =>
       ): Effect.fn.Return<Admitted, Answer.Failure> {
         const ref = isName(namespace) && isName(name) ? { namespace, name } : undefined
         const known = ref === undefined ? Option.none() : yield* store.get(ref)
-        const own = Option.isSome(known) ? yield* ownCredentials.of(known.value, received) : undefined
+        const ownOf = (cr: GatewaySync.GatewaySync) =>
+          GatewaySync.hasOwnCredentials(cr) ? ownCredentials.of(cr, received) : Effect.undefined
+        const own = Option.isSome(known) ? yield* ownOf(known.value) : undefined
         const credential = yield* authorizer.authorize(received, own?.credentials)
         if (Option.isNone(credential)) return yield* unauthorized(request, own?.problems[0])
 
@@ -207,7 +209,7 @@ export const layer = ({ limits: changed, store }: Options) =>
           if (ref === undefined) return Answer.notFound
           // A GET is read live: the store may not have yet what a POST has just written.
           const cr = Option.isSome(known) && reading !== undefined ? known.value : yield* writer.read(ref)
-          const late = Option.isSome(known) ? own : yield* ownCredentials.of(cr, received)
+          const late = Option.isSome(known) ? own : yield* ownOf(cr)
           // It came after the store's last look, and it may bring credentials of its own.
           if (Option.isNone(known) && late !== undefined) {
             if (Option.isNone(yield* authorizer.authorize(received, late.credentials))) {

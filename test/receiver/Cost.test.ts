@@ -287,6 +287,21 @@ describe("who has a credential", () => {
       )
   )
 
+  it.live("goes first ever after also when others do", () =>
+    run(
+      Effect.gen(function* () {
+        yield* withOwn(40)
+        const to = (index: number, filler: number) => {
+          const body = JSON.stringify({ ...push, filler: "a".repeat(filler) })
+          return send({ path: "/webhook", body, headers: { ...signature(body, `${index}`), "x-github-event": "push" } })
+        }
+        for (const index of [38, 39]) assert.strictEqual((yield* to(index, 1000)).status, 202)
+        for (const index of [38, 39]) assert.include((yield* to(index, mebibyte - 1000)).text, `"own-${index}"`)
+      }),
+      { credentials: both }
+    )
+  )
+
   it.live("others are served between two passes over what it sends", () =>
     run(
       Effect.gen(function* () {
