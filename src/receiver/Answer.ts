@@ -14,6 +14,12 @@ import type { TooMany, Unproven } from "./OwnCredentials.ts"
 import type { BodyError } from "./BodyReader.ts"
 import type * as Reader from "./Reader.ts"
 
+/** Whose attempt it was that was refused, and how many more of theirs had no line since the last that had. */
+export interface Attempt {
+  readonly client: string
+  readonly unlogged?: number
+}
+
 /** What is said back, and what the log says of it. */
 export interface Answer {
   readonly status: 200 | 202 | 400 | 401 | 404 | 405 | 413 | 415 | 422 | 429 | 503
@@ -27,7 +33,9 @@ export interface Answer {
   readonly count?: number
   /** For the log alone: more than the sender is told. */
   readonly detail?: string
-  /** So many of them come that they are no news. */
+  /** For the log alone: of who is not let in. */
+  readonly attempt?: Attempt
+  /** So many of them come that they are counted, and have no line of their own. */
   readonly isNoise?: true
 }
 

@@ -42,9 +42,10 @@ export class Authorizer extends Context.Service<
     /**
      * Which of the credentials fits, as a word that tells nothing of it (`hmac 0`, or `open`); none when none does.
      *
+     * @param offered by the request, see {@link proofsOf}
      * @param own credentials of one GatewaySync, instead of the receiver's
      */
-    readonly authorize: (request: Signed, own?: Credentials) => Effect.Effect<Option.Option<string>>
+    readonly authorize: (offered: ReadonlyArray<Proof>, own?: Credentials) => Effect.Effect<Option.Option<string>>
     /** Whether the receiver itself has no credentials. */
     readonly isOpen: boolean
   }
@@ -52,8 +53,7 @@ export class Authorizer extends Context.Service<
   /** With fixed secrets. */
   static readonly layerOf = (credentials: Credentials) =>
     Layer.succeed(Authorizer, {
-      authorize: (request, own = credentials) =>
-        Effect.map(Clock.currentTimeMillis, (now) => fitting(request, own, now)),
+      authorize: (offered, own = credentials) => Effect.sync(() => fitting(offered, own)),
       isOpen: isOpen(credentials)
     })
 
@@ -79,9 +79,8 @@ export class Authorizer extends Context.Service<
         }))
       )
       return {
-        authorize: Effect.fnUntraced(function* (request: Signed, own?: Credentials) {
-          return fitting(request, own ?? (yield* configured), yield* Clock.currentTimeMillis)
-        }),
+        authorize: (offered: ReadonlyArray<Proof>, own?: Credentials) =>
+          Effect.map(own === undefined ? configured : Effect.succeed(own), (secrets) => fitting(offered, secrets)),
         isOpen: Option.isNone(hmac) && Option.isNone(token)
       }
     })
@@ -220,6 +219,10 @@ const tokens = ({ headers }: Signed): ReadonlyArray<Proof> => [
 export const proofs = (request: Signed, now: number): ReadonlyArray<Proof> =>
   [...signature(request, now), ...tokens(request)].filter(({ claims }) => claims.length > 0)
 
+/** Those of a request that came just now. */
+export const proofsOf = (request: Signed): Effect.Effect<ReadonlyArray<Proof>> =>
+  Effect.map(Clock.currentTimeMillis, (now) => proofs(request, now))
+
 /** Bytes that {@link fits} goes through. */
 export const weight = (offered: ReadonlyArray<Proof>, credentials: Credentials): number =>
   offered.reduce((sum, { bytes, kind }) => sum + bytes * (credentials[kind]?.length ?? 0), 0)
@@ -227,35 +230,33 @@ export const weight = (offered: ReadonlyArray<Proof>, credentials: Credentials):
 /** Node hands header bytes on as Latin-1. */
 const claimed = (text: string): Buffer => Buffer.from(text, "latin1")
 
-const digest = (bytes: Buffer): Buffer => hash("sha256", bytes, "buffer")
+const digest = (data: string | Buffer): Buffer => hash("sha256", data, "buffer")
 
-/** In a time that tells neither where they differ nor how long the secret is. */
-const isEqual = (claim: string, expected: string): boolean =>
-  timingSafeEqual(digest(claimed(claim)), digest(Buffer.from(expected)))
-
-const isProvedBy = ({ claims, expected }: Proof, secret: string): boolean => {
-  const wanted = expected(secret)
-  const equal = claims.map((claim) => wanted.map((one) => isEqual(claim, one)).includes(true)).includes(true)
-  // A signature by an empty key is one that anybody can make.
-  return equal && secret !== ""
+/** Whether a secret is the one, in a time that tells neither where they differ nor how long it is. */
+const judge = ({ claims, expected }: Proof): ((secret: string) => boolean) => {
+  const offered = claims.map((claim) => digest(claimed(claim)))
+  return (secret) => {
+    const wanted = expected(secret).map(digest)
+    const equal = offered.flatMap((claim) => wanted.map((one) => timingSafeEqual(claim, one))).includes(true)
+    // A signature by an empty key is one that anybody can make.
+    return equal && secret !== ""
+  }
 }
 
 /** Whether one of the secrets fits, where how many there are is no secret: one pass for each of them, and no more. */
 export const fits = (offered: ReadonlyArray<Proof>, credentials: Credentials): boolean =>
-  offered
-    .flatMap((proof) => (credentials[proof.kind] ?? []).map((secret) => isProvedBy(proof, Redacted.value(secret))))
-    .includes(true)
+  offered.flatMap((proof) => (credentials[proof.kind] ?? []).map(Redacted.value).map(judge(proof))).includes(true)
 
 /** So many secrets are compared at least, so that no caller learns by the time whether there are any. */
 const padding = ["", ""]
 
-const fitting = (request: Signed, credentials: Credentials, now: number): Option.Option<string> => {
+const fitting = (offered: ReadonlyArray<Proof>, credentials: Credentials): Option.Option<string> => {
   if (isOpen(credentials)) return Option.some("open")
-  const verdicts = proofs(request, now).flatMap((proof) => {
+  const verdicts = offered.flatMap((proof) => {
     const secrets = (credentials[proof.kind] ?? []).map(Redacted.value)
-    return [...secrets, ...padding.slice(secrets.length)].map((secret, index) =>
-      isProvedBy(proof, secret) ? `${proof.kind} ${index}` : undefined
-    )
+    return [...secrets, ...padding.slice(secrets.length)]
+      .map(judge(proof))
+      .map((isProved, index) => (isProved ? `${proof.kind} ${index}` : undefined))
   })
   return Option.fromUndefinedOr(verdicts.find((verdict) => verdict !== undefined))
 }

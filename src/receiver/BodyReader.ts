@@ -126,8 +126,8 @@ export const make = ({ inAll, most }: Options): Effect.Effect<BodyReader> =>
           })
           return read(source, reading, givenUp).pipe(
             Effect.flatMap((body) =>
-              // An empty one holds nothing that others could want.
-              body.length === 0 ? use(body, letIn) : Effect.raceFirst(Deferred.await(givenUp), use(body, letIn))
+              // An empty one holds nothing that others could want. In this order, a use that need not wait runs no race.
+              body.length === 0 ? use(body, letIn) : Effect.raceFirst(use(body, letIn), Deferred.await(givenUp))
             ),
             Effect.ensuring(Effect.sync(() => drop(reading)))
           )

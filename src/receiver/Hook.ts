@@ -102,7 +102,6 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
    * of them or before, is compared with all: what is acknowledged is for all whom it fits.
    */
   const compare = Effect.fnUntraced(function* (
-    request: Authorizer.Signed,
     offered: ReadonlyArray<Authorizer.Proof>,
     candidates: ReadonlyArray<Candidate & { readonly set: string }>,
     isProved: boolean
@@ -124,7 +123,7 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       const begun = yield* Clock.currentTimeMillis
       const read = yield* Effect.forEach(
         some,
-        ([set, cr]) => Effect.map(Effect.result(ownCredentials.of(cr, request)), (own) => ({ set, own })),
+        ([set, cr]) => Effect.map(Effect.result(ownCredentials.of(cr, offered)), (own) => ({ set, own })),
         { concurrency: mostReads }
       )
       waited += (yield* Clock.currentTimeMillis) - begun
@@ -159,12 +158,12 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       namespace: string | undefined,
       read: () => Reader.Reading
     ): Effect.fn.Return<Admitted | Refused, StoreNotReady | Doubt> {
-      const byReceiver = yield* authorizer.authorize(request)
+      const offered = yield* Authorizer.proofsOf(request)
+      const byReceiver = yield* authorizer.authorize(offered)
       const inScope = (all: ReadonlyArray<GatewaySync.GatewaySync>): ReadonlyArray<Candidate> =>
         all
           .filter(({ metadata }) => namespace === undefined || metadata.namespace === namespace)
           .map((cr) => ({ cr, set: OwnCredentials.setOf(cr) }))
-      const offered = Authorizer.proofs(request, yield* Clock.currentTimeMillis)
       const own = store.by(GatewaySync.byOwnCredentials, namespace ?? GatewaySync.everywhere)
       if (Option.isNone(byReceiver) && (offered.length === 0 || (yield* own).length === 0)) return refused([])
       const reading = read()
@@ -172,7 +171,6 @@ export const make = ({ authorizer, ownCredentials, store, writer }: Options) => 
       const index = Option.isSome(byReceiver) ? RepositoryIdentity.index : GatewaySync.byOwnCredentials
       const candidates = inScope(yield* reading._tag === "Request" ? of(reading, index) : own)
       const { doubt, fitting, problems } = yield* compare(
-        request,
         offered,
         offered.length === 0 ? [] : candidates.filter(hasOwn),
         Option.isSome(byReceiver)

@@ -13,7 +13,7 @@
  *   two seconds reads again. So while the API server is away for longer than a minute, a stranger can tell a GatewaySync
  *   with credentials of its own from a name that is none; the right sender comes again.
  */
-import { Cache, Clock, Data, Effect, Exit, type Redacted, Schedule, Schema } from "effect"
+import { Cache, Data, Effect, Exit, type Redacted, Schedule, Schema } from "effect"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
@@ -39,8 +39,8 @@ export interface Own {
 }
 
 export interface OwnCredentials {
-  /** Of a GatewaySync that has some (`GatewaySync.hasOwnCredentials`). They fit nobody when the request offers nothing. */
-  readonly of: (cr: GatewaySync.GatewaySync, request: Authorizer.Signed) => Effect.Effect<Own, Unproven>
+  /** Of a GatewaySync that has some (`GatewaySync.hasOwnCredentials`). They fit nobody when nothing is offered. */
+  readonly of: (cr: GatewaySync.GatewaySync, offered: ReadonlyArray<Authorizer.Proof>) => Effect.Effect<Own, Unproven>
 }
 
 /** Equal texts for GatewaySyncs with the same credentials; none for one that brings none. */
@@ -133,14 +133,13 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
   )
 
   return {
-    of: Effect.fnUntraced(function* (cr, request) {
+    of: Effect.fnUntraced(function* (cr, offered) {
       const keys = keysOf(cr)
-      const isAsked = Authorizer.proofs(request, yield* Clock.currentTimeMillis).length > 0
       const found = yield* Effect.forEach(
         keys,
         ({ key, kind }) =>
           Effect.map(
-            isAsked ? Cache.get(cache, key) : Effect.succeed<Held>({ secrets: [] }),
+            offered.length > 0 ? Cache.get(cache, key) : Effect.succeed<Held>({ secrets: [] }),
             ({ problem, secrets }) => ({
               credentials: { [kind]: secrets },
               problems:

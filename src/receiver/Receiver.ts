@@ -13,7 +13,7 @@
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeHttpServerRequest from "@effect/platform-node/NodeHttpServerRequest"
-import { ByteSize, Cause, Clock, Context, Duration, Effect, identity, Layer, Metric, Option } from "effect"
+import { ByteSize, Cause, Clock, Context, Duration, Effect, identity, Layer, Metric, Option, Result } from "effect"
 import { HttpMiddleware, HttpRouter, HttpServer, type HttpServerRequest } from "effect/http"
 import type { IpNetwork } from "effect/net"
 import { createServer } from "node:http"
@@ -22,7 +22,7 @@ import type { Store } from "../kubernetes/Store.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
 import * as AnnotationWriter from "./AnnotationWriter.ts"
 import * as Answer from "./Answer.ts"
-import { Authorizer } from "./Authorizer.ts"
+import * as Authorizer from "./Authorizer.ts"
 import * as Body from "./Body.ts"
 import * as BodyReader from "./BodyReader.ts"
 import * as Client from "./Client.ts"
@@ -130,11 +130,12 @@ export const layer = ({ limits: changed, store }: Options) =>
   HttpRouter.use(
     Effect.fnUntraced(function* (router) {
       const limits = { ...defaultLimits, ...changed }
-      const authorizer = yield* Authorizer
+      const authorizer = yield* Authorizer.Authorizer
       const ownCredentials = yield* OwnCredentials.make(store)
       const writer = yield* AnnotationWriter.make(store)
       const hook = Hook.make({ authorizer, ownCredentials, store, writer })
       const bodies = yield* BodyReader.make({ most: mostBytes, inAll: mostBytesInAll })
+      const series = makeSeries()
       const failures = yield* RateLimit.make(limits.failuresPerMinute)
       /** What else is refused before anybody is let in: counted for the log alone. */
       const refusals = yield* RateLimit.make(limits.failuresPerMinute)
@@ -142,31 +143,45 @@ export const layer = ({ limits: changed, store }: Options) =>
 
       const refuse = (answer: Answer.Answer) => Effect.fail<Answer.Refused>({ _tag: "Refused", answer })
 
+      /** Whose attempt it is, when it may still be told. */
+      const attempt = (limit: RateLimit.RateLimit, request: HttpServerRequest.HttpServerRequest) => {
+        const client = Client.keyOf(request.remoteAddress)
+        return Effect.map(
+          limit.take(client),
+          Result.map((unlogged): Answer.Attempt => ({ client, ...(unlogged === 0 ? {} : { unlogged }) }))
+        )
+      }
+
       /** @param detail for the log: why nobody can have the right ones */
       const unauthorized = (request: HttpServerRequest.HttpServerRequest, detail?: string) =>
         Effect.flatMap(
-          failures.take(Client.keyOf(request.remoteAddress)),
-          Option.match({
-            onNone: () => refuse(detail === undefined ? Answer.unauthorized : { ...Answer.unauthorized, detail }),
-            onSome: (seconds) => refuse({ ...Answer.tooMany(seconds, "wrong credentials"), isNoise: true })
+          attempt(failures, request),
+          Result.match({
+            onSuccess: (attempt) =>
+              refuse({ ...Answer.unauthorized, attempt, ...(detail === undefined ? {} : { detail }) }),
+            onFailure: (seconds) => refuse({ ...Answer.tooMany(seconds, "wrong credentials"), isNoise: true })
           })
         )
 
       /** Who is not let in fills no log. */
-      const isNews = (request: HttpServerRequest.HttpServerRequest) =>
-        Effect.map(refusals.take(Client.keyOf(request.remoteAddress)), Option.isNone)
       const muted = (request: HttpServerRequest.HttpServerRequest, answer: Answer.Answer) =>
         // Those two are counted already.
         answer.status === 401 || answer.status === 429
           ? Effect.succeed(answer)
-          : Effect.map(isNews(request), (news) => (news ? answer : { ...answer, isNoise: true as const }))
+          : Effect.map(
+              attempt(refusals, request),
+              Result.match({
+                onSuccess: (attempt): Answer.Answer => ({ ...answer, attempt }),
+                onFailure: (): Answer.Answer => ({ ...answer, isNoise: true })
+              })
+            )
 
       const unlessTooMany = (admitted: Admitted) =>
         Effect.flatMap(
           deliveries.take(`${admitted.credential} ${admitted.path}`),
-          Option.match({
-            onNone: () => Effect.succeed(admitted),
-            onSome: (seconds) => refuse(Answer.tooMany(seconds, "deliveries"))
+          Result.match({
+            onSuccess: () => Effect.succeed(admitted),
+            onFailure: (seconds) => refuse(Answer.tooMany(seconds, "deliveries"))
           })
         )
 
@@ -193,10 +208,11 @@ export const layer = ({ limits: changed, store }: Options) =>
       ): Effect.fn.Return<Admitted, Answer.Failure> {
         const ref = isName(namespace) && isName(name) ? { namespace, name } : undefined
         const known = ref === undefined ? Option.none() : yield* store.get(ref)
+        const offered = yield* Authorizer.proofsOf(received)
         const ownOf = (cr: GatewaySync.GatewaySync) =>
-          GatewaySync.hasOwnCredentials(cr) ? ownCredentials.of(cr, received) : Effect.undefined
+          GatewaySync.hasOwnCredentials(cr) ? ownCredentials.of(cr, offered) : Effect.undefined
         const own = Option.isSome(known) ? yield* ownOf(known.value) : undefined
-        const credential = yield* authorizer.authorize(received, own?.credentials)
+        const credential = yield* authorizer.authorize(offered, own?.credentials)
         if (Option.isNone(credential)) return yield* unauthorized(request, own?.problems[0])
 
         const answer = Effect.gen(function* () {
@@ -212,7 +228,7 @@ export const layer = ({ limits: changed, store }: Options) =>
           const late = Option.isSome(known) ? own : yield* ownOf(cr)
           // It came after the store's last look, and it may bring credentials of its own.
           if (Option.isNone(known) && late !== undefined) {
-            if (Option.isNone(yield* authorizer.authorize(received, late.credentials))) {
+            if (Option.isNone(yield* authorizer.authorize(offered, late.credentials))) {
               return yield* unauthorized(request, late.problems[0])
             }
           }
@@ -272,14 +288,20 @@ export const layer = ({ limits: changed, store }: Options) =>
           name: isName(params["name"]) ? params["name"] : undefined,
           delivery: Payload.deliveryId(request.headers)
         })
-        const noted = (answer: Effect.Effect<Answer.Answer>) => Effect.tap(answer, (told) => note(request, begun, told))
+        const noted = (answer: Effect.Effect<Answer.Answer>) =>
+          Effect.tap(answer, (told) => note(series, { request, begun, where }, told))
         const isKnown = request.method === "POST" || request.method === "GET"
         const answered = (received: Body.Received, letIn: Effect.Effect<void>) =>
           to.admit(request, params, received).pipe(
             Effect.flatMap(unlessTooMany),
             Effect.tap(letIn),
             Effect.flatMap(({ answer }) =>
-              answer.pipe(Effect.catchCause(answerOf), noted, traced(begun, request.headers["traceparent"], where))
+              answer.pipe(
+                Effect.catchCause(answerOf),
+                noted,
+                traced(begun, request.headers["traceparent"], where),
+                Effect.annotateLogs(where)
+              )
             ),
             AnnotationWriter.inTime
           )
@@ -288,11 +310,18 @@ export const layer = ({ limits: changed, store }: Options) =>
         ).pipe(
           Effect.catchCause((cause) => noted(Effect.flatMap(answerOf(cause), (told) => muted(request, told)))),
           Effect.onInterrupt(() =>
-            Effect.flatMap(isNews(request), (news) =>
-              (news ? Effect.logInfo : Effect.logDebug)("webhook sender hung up before it was answered")
+            Effect.flatMap(
+              attempt(refusals, request),
+              Result.match({
+                onSuccess: (attempt) =>
+                  Effect.annotateLogs(Effect.logInfo("webhook sender hung up before it was answered"), {
+                    ...where,
+                    ...attempt
+                  }),
+                onFailure: () => Effect.void
+              })
             )
-          ),
-          Effect.annotateLogs(where)
+          )
         )
         return Answer.respond(answer)
       })
@@ -344,20 +373,46 @@ const traced =
 /** As much of a reason as is told: what a sender writes may be in it. */
 const longestReason = 500
 
+const seriesOf = (source: string, status_code: string) => ({
+  counted: Metric.withAttributes(requests, { source, status_code }),
+  took: Metric.withAttributes(duration, { source })
+})
+
+/** The series of an answer, each made once: that costs more than to count. No caller can choose what they are named. */
+const makeSeries = (): typeof seriesOf => {
+  const made = new Map<string, ReturnType<typeof seriesOf>>()
+  return (source, status_code) => {
+    const key = `${source} ${status_code}`
+    const series = made.get(key) ?? seriesOf(source, status_code)
+    made.set(key, series)
+    return series
+  }
+}
+
+interface Asked {
+  readonly request: HttpServerRequest.HttpServerRequest
+  readonly begun: bigint
+  /** Namespace, name and the sender's id, as far as they are known. */
+  readonly where: Readonly<Record<string, unknown>>
+}
+
 /** One log line, one count, how long it took, and what the span tells, where there is one. */
 const note = Effect.fnUntraced(function* (
-  request: HttpServerRequest.HttpServerRequest,
-  begun: bigint,
+  series: typeof seriesOf,
+  { begun, request, where }: Asked,
   answer: Answer.Answer
 ) {
   const sender = answer.sender ?? "unknown"
-  yield* Metric.update(Metric.withAttributes(requests, { source: sender, status_code: String(answer.status) }), 1)
-  const seconds = Number((yield* Clock.currentTimeNanos) - begun) / 1e9
-  yield* Metric.update(Metric.withAttributes(duration, { source: sender }), seconds)
+  const { counted, took } = series(sender, String(answer.status))
+  yield* Metric.update(counted, 1)
+  yield* Metric.update(took, Number((yield* Clock.currentTimeNanos) - begun) / 1e9)
+  if (answer.isNoise === true) return
   const reason = answer.detail ?? answer.body["error"] ?? answer.body["reason"] ?? answer.body["message"]
   const facts = present({
+    ...where,
     sender,
-    delivery: answer.delivery,
+    ...answer.attempt,
+    ...Reader.optional("delivery", answer.delivery),
     ref: answer.ref,
     status: answer.status,
     gatewaysyncs: answer.count,
@@ -372,7 +427,7 @@ const note = Effect.fnUntraced(function* (
         : answer.status === 200
           ? "ignored"
           : "refused"
-  const log = answer.isNoise === true ? Effect.logDebug : answer.status === 503 ? Effect.logWarning : Effect.logInfo
+  const log = answer.status === 503 ? Effect.logWarning : Effect.logInfo
   yield* log(`webhook ${outcome}`).pipe(Effect.annotateLogs(facts))
 })
 

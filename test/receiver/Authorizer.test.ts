@@ -7,7 +7,7 @@ import type * as Crypto from "node:crypto"
 import { createHmac } from "node:crypto"
 import { Webhook } from "standardwebhooks"
 import { vi } from "vitest"
-import { Authorizer, type Credentials, lines, proofs } from "../../src/receiver/Authorizer.ts"
+import { Authorizer, type Credentials, lines, proofs, proofsOf } from "../../src/receiver/Authorizer.ts"
 import * as Body from "../../src/receiver/Body.ts"
 
 /** How often a body is gone through: that is what takes time when it is long. */
@@ -25,10 +25,11 @@ const secret = "It's a Secret to Everybody"
 const redacted = (...texts: ReadonlyArray<string>) => texts.map((text) => Redacted.make(text))
 
 /** Whether any of the credentials fits. */
-const isAuthorized = (
-  authorizer: (typeof Authorizer)["Service"],
-  ...request: Parameters<(typeof Authorizer)["Service"]["authorize"]>
-) => Effect.map(authorizer.authorize(...request), Option.isSome)
+const isAuthorized = (authorizer: (typeof Authorizer)["Service"], request: Body.Received, own?: Credentials) =>
+  Effect.map(judged(authorizer, request, own), Option.isSome)
+
+const judged = (authorizer: (typeof Authorizer)["Service"], request: Body.Received, own?: Credentials) =>
+  Effect.flatMap(proofsOf(request), (offered) => authorizer.authorize(offered, own))
 
 const asked = (
   credentials: Credentials,
@@ -282,12 +283,12 @@ describe("what is offered", () => {
 
   it.effect("tells by which of the credentials, in words that tell nothing of them", () =>
     Effect.gen(function* () {
-      const { authorize } = yield* Authorizer
+      const authorizer = yield* Authorizer
       const body = Buffer.from("Hello, World!")
-      assert.deepStrictEqual(yield* authorize(Body.received(signed(hello), body)), Option.some("hmac 1"))
+      assert.deepStrictEqual(yield* judged(authorizer, Body.received(signed(hello), body)), Option.some("hmac 1"))
       const headers = { authorization: "Bearer s3cret" }
-      assert.deepStrictEqual(yield* authorize(Body.received(headers, body)), Option.some("token 0"))
-      assert.deepStrictEqual(yield* authorize(Body.received(headers, body), {}), Option.some("open"))
+      assert.deepStrictEqual(yield* judged(authorizer, Body.received(headers, body)), Option.some("token 0"))
+      assert.deepStrictEqual(yield* judged(authorizer, Body.received(headers, body), {}), Option.some("open"))
     }).pipe(Effect.provide(Authorizer.layerOf({ hmac: redacted("old", secret), token: redacted("s3cret") })))
   )
 })
@@ -338,9 +339,9 @@ describe("methods together", () => {
 describe("time", () => {
   const passes = (credentials: Credentials, headers: Readonly<Record<string, string>>) =>
     Effect.gen(function* () {
-      const { authorize } = yield* Authorizer
+      const authorizer = yield* Authorizer
       digests.count = 0
-      yield* authorize(Body.received(headers, Buffer.from("Hello, World!")), credentials)
+      yield* judged(authorizer, Body.received(headers, Buffer.from("Hello, World!")), credentials)
       return digests.count
     }).pipe(Effect.provide(Authorizer.layerOf({})))
 

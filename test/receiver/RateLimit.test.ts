@@ -1,26 +1,32 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option } from "effect"
+import { Effect, Result } from "effect"
 import { TestClock } from "effect/testing"
 import * as RateLimit from "../../src/receiver/RateLimit.ts"
+
+/** Taken, and none before was refused. */
+const free = Result.succeed(0)
 
 describe("RateLimit", () => {
   it.effect("so many in a minute, and then one as soon as one has filled up", () =>
     Effect.gen(function* () {
       const { take } = yield* RateLimit.make(3)
       const taken = yield* Effect.all([take("a"), take("a"), take("a"), take("a"), take("a")])
-      assert.deepStrictEqual(taken, [Option.none(), Option.none(), Option.none(), Option.some(20), Option.some(20)])
+      assert.deepStrictEqual(taken, [free, free, free, Result.fail(20), Result.fail(20)])
       yield* TestClock.adjust("15 seconds")
-      assert.deepStrictEqual(yield* take("a"), Option.some(5))
+      assert.deepStrictEqual(yield* take("a"), Result.fail(5))
       yield* TestClock.adjust("5 seconds")
-      assert.deepStrictEqual(yield* take("a"), Option.none())
-      assert.deepStrictEqual(yield* take("a"), Option.some(20))
+      // How many found none meanwhile.
+      assert.deepStrictEqual(yield* take("a"), Result.succeed(3))
+      assert.deepStrictEqual(yield* take("a"), Result.fail(20))
+      yield* TestClock.adjust("40 seconds")
+      assert.deepStrictEqual(yield* Effect.all([take("a"), take("a")]), [Result.succeed(1), free])
     })
   )
 
   it.effect("each key has its own", () =>
     Effect.gen(function* () {
       const { take } = yield* RateLimit.make(1)
-      assert.deepStrictEqual(yield* Effect.all([take("a"), take("b")]), [Option.none(), Option.none()])
+      assert.deepStrictEqual(yield* Effect.all([take("a"), take("b")]), [free, free])
     })
   )
 
@@ -29,7 +35,7 @@ describe("RateLimit", () => {
       const { take } = yield* RateLimit.make(1)
       yield* take("a")
       yield* TestClock.adjust("1 hour")
-      assert.deepStrictEqual(yield* Effect.all([take("a"), take("a")]), [Option.none(), Option.some(60)])
+      assert.deepStrictEqual(yield* Effect.all([take("a"), take("a")]), [free, Result.fail(60)])
     })
   )
 
@@ -42,8 +48,8 @@ describe("RateLimit", () => {
         Array.from({ length: 9_999 }, (_, index) => `other ${index}`),
         (key) => Effect.andThen(take(key), take("first"))
       )
-      assert.isTrue(Option.isSome(yield* take("first")))
-      assert.deepStrictEqual(yield* take("second"), Option.none())
+      assert.isTrue(Result.isFailure(yield* take("first")))
+      assert.deepStrictEqual(yield* take("second"), free)
     })
   )
 
@@ -51,7 +57,7 @@ describe("RateLimit", () => {
     Effect.gen(function* () {
       const { take } = yield* RateLimit.make(0)
       const all = yield* Effect.replicateEffect(take("a"), 1000)
-      assert.isTrue(all.every(Option.isNone))
+      assert.isTrue(all.every(Result.isSuccess))
     })
   )
 })

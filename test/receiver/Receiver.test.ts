@@ -1024,6 +1024,34 @@ describe("seen from outside", () => {
     }).pipe(Effect.provide(receiver({ credentials: both, logger })))
   })
 
+  it.effect(
+    "attempts that are refused for their number have no line: the client's next one says how many they were",
+    () => {
+      const lines: Array<object> = []
+      const logger = Logger.make(({ fiber }) => {
+        lines.push({ ...fiber.getRef(References.CurrentLogAnnotations) })
+      })
+      return Effect.gen(function* () {
+        const guess = send({ body: "{}", headers: { authorization: "Bearer guess" } })
+        const before = yield* Metric.value(
+          Metric.withAttributes(Receiver.requests, { source: "unknown", status_code: "429" })
+        )
+        yield* Effect.replicateEffect(guess, 5)
+        yield* TestClock.adjust("1 minute")
+        yield* guess
+        const after = yield* Metric.value(
+          Metric.withAttributes(Receiver.requests, { source: "unknown", status_code: "429" })
+        )
+        assert.strictEqual(after.count - before.count, 4)
+        const line = { sender: "unknown", status: 401, client: "127.0.0.1", namespace: "plant", name: "site" }
+        assert.lengthOf(lines, 2)
+        assert.deepInclude(lines[0], line)
+        assert.notProperty(lines[0], "unlogged")
+        assert.deepInclude(lines[1], { ...line, unlogged: 4 })
+      }).pipe(Effect.provide(receiver({ credentials: both, limits: { failuresPerMinute: 1 }, logger })))
+    }
+  )
+
   it.live("a reason of many words is cut in the log", () => {
     const reasons: Array<string> = []
     const logger = Logger.make(({ fiber }) => {
