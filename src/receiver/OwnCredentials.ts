@@ -7,13 +7,14 @@
  * - Those of the GatewaySyncs in the store are kept warm, so that no answer waits for a read, and a guess does not learn
  *   by the time which names there are. A read is waited for only in the first half minute of a GatewaySync, or of the
  *   receiver, and then once for all who ask. A request that offers nothing to compare has none done.
+ * - One that fits nobody is looked at every few seconds: somebody is about to make it, and no forge comes again after a 401.
  * - A Secret that is not there, lacks the key, or is not for Stoker to read, fits nobody, and {@link Own.problems} says
  *   why: somebody has to mend it, and nobody else on a shared hook shall wait for that. One that cannot be read for a
  *   cause that passes is no answer to "do they fit?": the request fails with {@link Unproven}, and the next one after
  *   two seconds reads again. So while the API server is away for longer than a minute, a stranger can tell a GatewaySync
  *   with credentials of its own from a name that is none; the right sender comes again.
  */
-import { Cache, Data, Effect, Exit, type Redacted, Schedule, Schema } from "effect"
+import { Cache, Data, Effect, Exit, Option, type Redacted, Schedule, Schema } from "effect"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
@@ -74,7 +75,10 @@ const held = (text: string): Held => {
 
 const nothing = (problem: string): Effect.Effect<Held> => Effect.succeed({ secrets: [], problem })
 
-const kept = { unread: "2 seconds", read: "1 minute", warm: "30 seconds" } as const
+const kept = { unread: "2 seconds", read: "1 minute", warm: "30 seconds", missed: "5 seconds" } as const
+
+/** Secrets that fit nobody which are looked at so often. */
+const mostMissed = 16
 
 /** Of all namespaces. Those that were not used for longest are read again when they are needed. */
 const capacity = 1000
@@ -122,13 +126,32 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
 
   const known = store.by(GatewaySync.byOwnCredentials, GatewaySync.everywhere)
   // What cannot be read now stays as it is until its minute is over.
-  const warm = Effect.gen(function* () {
-    const keys = new Map((yield* known).flatMap(keysOf).map(({ key }) => [JSON.stringify(key), key]))
-    const refresh = (key: Key) => Effect.ignore(Effect.flatMap(read(key), (found) => Cache.set(cache, key, found)))
-    yield* Effect.forEach([...keys.values()].slice(0, capacity), refresh, { concurrency: 4, discard: true })
-  })
+  const refresh = Effect.forEach(
+    (key: Key) => Effect.ignore(Effect.flatMap(read(key), (found) => Cache.set(cache, key, found))),
+    { concurrency: 4, discard: true }
+  )
+  const keys = Effect.map(known, (all) => [
+    ...new Map(all.flatMap(keysOf).map(({ key }) => [JSON.stringify(key), key])).values()
+  ])
+  const fitsNobody = (key: Key) =>
+    Effect.map(
+      Cache.getSuccess(cache, key),
+      Option.exists(({ secrets }) => secrets.length === 0)
+    )
+  const warm = Effect.flatMap(keys, (all) => refresh(all.slice(0, capacity)))
+  const again = Effect.flatMap(keys, (all) => Effect.filter(all, fitsNobody)).pipe(
+    Effect.flatMap((missed) => refresh(missed.slice(0, mostMissed)))
+  )
   yield* store.ready.pipe(
-    Effect.andThen(Effect.repeat(Effect.ignore(warm), Schedule.spaced(kept.warm))),
+    Effect.andThen(
+      Effect.all(
+        [
+          Effect.repeat(Effect.ignore(warm), Schedule.spaced(kept.warm)),
+          Effect.repeat(Effect.ignore(again), Schedule.spaced(kept.missed))
+        ],
+        { concurrency: 2 }
+      )
+    ),
     Effect.forkScoped
   )
 

@@ -248,11 +248,49 @@ describe("how often it is read", () => {
         ])
         for (const _ of [1, 2, 3]) {
           yield* TestClock.adjust("30 seconds")
-          yield* api.secretsAsked(2)
-          assert.deepStrictEqual([...(yield* api.secretReads)].toSorted(), ["absent", "hook"])
+          // The absent one also every five seconds: somebody may be about to make it.
+          yield* api.secretsAsked(8)
+          const reads = yield* api.secretReads
+          assert.deepStrictEqual(reads.toSorted(), [...Array.from({ length: 7 }, () => "absent"), "hook"])
           assert.deepStrictEqual((yield* everybody).map(status), [202, 401, 401, 401])
           assert.deepStrictEqual(yield* api.secretReads, [])
         }
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.effect("every five seconds while it fits nobody, so one that is made late counts soon, asked for or not", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.put("own", own("hook"))
+        yield* api.listed.open
+        yield* api.secretsAsked(1)
+        assert.strictEqual(status(yield* right), 401)
+        yield* api.putSecret("hook", { token: "aaa" })
+        yield* api.secretReads
+        yield* TestClock.adjust("5 seconds")
+        yield* api.secretsAsked(1)
+        assert.strictEqual(status(yield* right), 202)
+        yield* TestClock.adjust("24 seconds")
+        assert.deepStrictEqual(yield* api.secretReads, ["hook"])
+      }),
+      { credentials: both }
+    )
+  )
+
+  it.effect("of many that fit nobody sixteen so often", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 20; index++) yield* api.put(`own-${index}`, own(`hook-${index}`))
+        yield* api.listed.open
+        yield* api.secretsAsked(20)
+        yield* api.secretReads
+        yield* TestClock.adjust("5 seconds")
+        yield* api.secretsAsked(16)
+        assert.lengthOf(yield* api.secretReads, 16)
       }),
       { credentials: both }
     )
