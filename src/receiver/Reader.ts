@@ -76,9 +76,11 @@ export const invalid = (message: string): Invalid => ({ _tag: "Invalid", message
 
 export const ignored = (sender: RequestedRef.Sender, reason: string): Ignored => ({ _tag: "Ignored", sender, reason })
 
-/** A delivery's id goes into an annotation: what cannot be one of a sender that we know is none. */
-export const idOf = (text: string | undefined): string | undefined =>
-  text !== undefined && /^[\u0021-\u007e]{1,128}$/.test(text) ? text : undefined
+/** A delivery's id goes into an annotation: by its digest, where it is long or not plain. */
+export const idOf = (text: string | undefined): string | undefined => {
+  if (text === undefined || text === "") return undefined
+  return /^[\u0021-\u007e]{1,128}$/.test(text) ? text : digestOf(text)
+}
 
 /** An event of a forge that asks for nothing. */
 export const otherEvent = (sender: RequestedRef.Sender, name: string): Ignored =>

@@ -28,10 +28,17 @@ describe("the four formats of the page, without any event header", () => {
     )
   })
 
-  it("takes an id from Idempotency-Key, unless it is no id", () => {
-    assert.strictEqual(delivery(read({ ref: "v1" }, { "idempotency-key": "k1" })).id, "k1")
-    assert.isUndefined(delivery(read({ ref: "v1" }, { "idempotency-key": "k".repeat(129) })).id)
-    assert.isUndefined(delivery(read({ ref: "v1" }, { "idempotency-key": "a\nb" })).id)
+  it("takes an id from Idempotency-Key, by its digest where it is long or not plain", () => {
+    const id = (key: string) => delivery(read({ ref: "v1" }, { "idempotency-key": key })).id
+    assert.strictEqual(id("k1"), "k1")
+    assert.strictEqual(id("k".repeat(128)), "k".repeat(128))
+    assert.isUndefined(id(""))
+    const odd = ["k".repeat(129), "k".repeat(130), "deploy 42", "deploy 43", "gr\u00fcn", "a\tb"]
+    for (const key of odd) {
+      assert.match(id(key) ?? "", /^[\w-]{43}$/)
+      assert.strictEqual(id(key), id(key))
+    }
+    assert.strictEqual(new Set(odd.map(id)).size, odd.length)
   })
 })
 

@@ -206,21 +206,23 @@ describe("waiting for the gateways", () => {
     )
   )
 
-  it.live("a repeated id of a person is no refusal while it is in force", () =>
-    run(
-      Effect.gen(function* () {
-        const once = post({ ref: "v2" }, { headers: { "idempotency-key": "promotion-1" } })
-        yield* once
-        yield* MemoryApi.use((api) =>
-          Effect.flatMap(api.annotations("site"), (asked) => api.put("site", reached(asked, "v2", "tag")))
-        )
-        yield* written
-        const answer = yield* once
-        assert.strictEqual(answer.status, 202)
-        assert.propertyVal(answer.body, "synced", true)
-        assert.deepStrictEqual(yield* written, [])
-      })
-    )
+  it.live.each(["promotion-1", "promotion of line 1"])(
+    "the id %j of a person, repeated, is no refusal in force",
+    (id) =>
+      run(
+        Effect.gen(function* () {
+          const once = post({ ref: "v2" }, { headers: { "idempotency-key": id } })
+          yield* once
+          yield* MemoryApi.use((api) =>
+            Effect.flatMap(api.annotations("site"), (asked) => api.put("site", reached(asked, "v2", "tag")))
+          )
+          yield* written
+          const answer = yield* once
+          assert.strictEqual(answer.status, 202)
+          assert.propertyVal(answer.body, "synced", true)
+          assert.deepStrictEqual(yield* written, [])
+        })
+      )
   )
 
   it.live("says when it is paused", () =>
