@@ -2,8 +2,15 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Logger, Option, References } from "effect"
 import { TestClock } from "effect/testing"
 import { request as keys } from "../../src/api/Names.ts"
+import * as RepositoryIdentity from "../../src/api/RepositoryIdentity.ts"
 import * as RequestedRef from "../../src/api/RequestedRef.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
+import * as AnnotationWriter from "../../src/receiver/AnnotationWriter.ts"
+import { Authorizer } from "../../src/receiver/Authorizer.ts"
+import * as Body from "../../src/receiver/Body.ts"
+import * as Hook from "../../src/receiver/Hook.ts"
+import * as OwnCredentials from "../../src/receiver/OwnCredentials.ts"
+import type * as Reader from "../../src/receiver/Reader.ts"
 import { MemoryApi } from "./MemoryApi.ts"
 import { commit } from "./reading.ts"
 import { bearer, both, run, signature, written } from "./running.ts"
@@ -109,6 +116,43 @@ describe("one hook for many", () => {
         assert.deepStrictEqual([...new Set(others.map(({ verb }) => verb))], ["get"])
       })
     )
+  )
+
+  it.effect("what the changes of a push say together of their repository is gone through once for all of them", () =>
+    Effect.gen(function* () {
+      const { put, store } = yield* MemoryApi
+      yield* put("site")
+      let looks = 0
+      const [name] = RepositoryIdentity.said([plant])
+      const repositories = Object.defineProperty([name!], 0, {
+        get: () => {
+          looks++
+          return name!
+        }
+      })
+      const delivery: RequestedRef.Delivery = {
+        _tag: "Push",
+        by: "bitbucket",
+        ref: "main",
+        kind: "branch",
+        repositories
+      }
+      const reading: Reader.Request = {
+        _tag: "Request",
+        sender: "bitbucket",
+        patience: "forge",
+        deliveries: [delivery, ...Array.from({ length: 1000 }, (_, index) => ({ ...delivery, ref: `b${index}` }))]
+      }
+      const hook = Hook.make({
+        store,
+        authorizer: yield* Authorizer,
+        ownCredentials: yield* OwnCredentials.make(store),
+        writer: yield* AnnotationWriter.make(store)
+      })
+      const admission = yield* hook.admit(Body.received({}, new Uint8Array()), undefined, () => reading)
+      assert.deepInclude(admission, { _tag: "Admitted" })
+      assert.strictEqual(looks, 1)
+    }).pipe(Effect.provide([MemoryApi.layer, Authorizer.layerOf({})]))
   )
 
   it.live("of one namespace", () =>
