@@ -63,7 +63,10 @@ const answerOf = (cause: Cause.Cause<Answer.Failure>): Effect.Effect<Answer.Answ
   })
 
 export interface Limits {
-  /** Failed attempts of one client address in a minute; 0: any number. */
+  /**
+   * Attempts with wrong credentials by one client (an address of IPv4, a network of IPv6) in a minute; 0: any number. Of
+   * what else is refused before a client is let in, the log tells as many.
+   */
   readonly failuresPerMinute: number
   /** Deliveries by one credential to one path in a minute; 0: any number. */
   readonly deliveriesPerMinute: number
