@@ -10,6 +10,7 @@ import {
   Fiber,
   FileSystem,
   Layer,
+  Logger,
   Option,
   Redacted,
   Ref,
@@ -35,8 +36,10 @@ const makeDisk = Effect.gen(function* () {
   const onJournal = yield* Ref.make<Effect.Effect<void>>(Effect.void)
   /** Runs, once, before new contents are written beside. */
   const onStage = yield* Ref.make<Effect.Effect<void>>(Effect.void)
-  /** Runs, once, before it is read whose the volume is. */
+  /** Runs before it is read whose the volume is. */
   const onOwner = yield* Ref.make<Effect.Effect<void, VolumeError>>(Effect.void)
+  /** Whether the journal can be removed. */
+  const keepsJournal = yield* Ref.make(false)
   const refuse = (operation: "create" | "rename", code: string) => Ref.set(refuses, { operation, code })
   const disk = (real: Layer.Layer<Volume>) =>
     Layer.effect(
@@ -58,12 +61,18 @@ const makeDisk = Effect.gen(function* () {
             ),
           read: (path) =>
             Effect.andThen(
-              path === ".stoker/owner" ? Effect.flatten(Ref.getAndSet(onOwner, Effect.void)) : Effect.void,
+              path === ".stoker/owner" ? Effect.flatten(Ref.get(onOwner)) : Effect.void,
               volume.read(path)
             ),
           replace: (path, content) =>
             Effect.tap(volume.replace(path, content), () =>
               path === ".stoker/journal.json" ? Effect.flatten(Ref.getAndSet(onJournal, Effect.void)) : Effect.void
+            ),
+          remove: (path) =>
+            Effect.flatMap(Ref.get(keepsJournal), (keeps) =>
+              keeps && path === ".stoker/journal.json"
+                ? Effect.fail(new VolumeError({ operation: "delete", path, code: "EIO" }))
+                : volume.remove(path)
             ),
           rename: (from, to) =>
             Effect.andThen(Effect.flatten(Ref.get(beforeRename)), guarded("rename", to, volume.rename(from, to)))
@@ -73,6 +82,7 @@ const makeDisk = Effect.gen(function* () {
   return {
     disk,
     beforeRename,
+    keepsJournal,
     onJournal,
     onOwner,
     onStage,
@@ -83,6 +93,7 @@ const makeDisk = Effect.gen(function* () {
       Ref.set(beforeRename, Effect.andThen(Ref.set(beforeRename, Effect.void), refuse("rename", "EIO")))
     ),
     heal: Ref.set(refuses, undefined),
+    refusals: SubscriptionRef.get(refusals),
     awaitRefusal: SubscriptionRef.changes(refusals).pipe(
       Stream.filter((count) => count > 0),
       Stream.take(1),
@@ -275,22 +286,64 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
       })
     )
 
+    for (const restarted of [false, true]) {
+      test(
+        `in the middle of an apply, and it is longer refused than the lock lasts${restarted ? ", also after a restart" : ""}: locked again as that runs out`,
+        Effect.gen(function* () {
+          const { beforeRename, disk, heal, refusals, refuse } = yield* makeDisk
+          const { agent, api, gateway, repository, want } = yield* makePlant({ disk })
+          yield* gateway.awaitPhase("running")
+          const first = yield* repository.commit({ files: { ...view("one"), ...config("one") } })
+          yield* want(first)
+          const running = yield* Scope.fork(yield* Effect.scope)
+          yield* Scope.provide(Layer.build(agent), running)
+          yield* api.awaitReport(synced(first))
+          yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
+          const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
+          yield* want(second)
+          yield* until(Effect.map(refusals, (count) => count > 0))
+          if (restarted) {
+            yield* Scope.close(running, Exit.void)
+            yield* Layer.build(Layer.fresh(agent))
+          }
+          // By then, what fails is tried again once a minute at most.
+          const soFar = yield* refusals
+          yield* until(Effect.map(refusals, (count) => count > soFar + 7))
+          const expiries = Effect.map(gateway.counters, ({ lockExpiries }) => lockExpiries.projects)
+          const former = yield* expiries
+          const triesUntil = (next: number) =>
+            Effect.andThen(until(Effect.map(expiries, (count) => count >= former + next)), refusals)
+          const tries = -(yield* triesUntil(1)) + (yield* triesUntil(2))
+          assert.isAtLeast(tries, 4, "while the lock lasts")
+          yield* Ref.set(beforeRename, Effect.void)
+          yield* heal
+          yield* api.awaitReport(synced(second))
+          assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+        }).pipe((effect) => Effect.flatMap(hasty, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
+      )
+    }
+
     test(
-      "in the middle of an apply, and it is longer refused than the lock lasts: locked again as that runs out",
+      "while the lock is refused too, so that the journal cannot be taken back: it is once the disk is well, whatever is wanted then",
       Effect.gen(function* () {
-        const { beforeRename, disk, heal, refuse } = yield* makeDisk
-        const { api, begin, gateway, repository, want } = yield* makePlant({ disk })
-        yield* begin({ ...view("one"), ...config("one") })
-        yield* Ref.set(beforeRename, Ref.set(beforeRename, refuse("rename", "EIO")))
-        const second = yield* repository.commit({ files: { ...view("two"), ...config("two") } })
-        yield* want(second)
-        const locks = Effect.map(gateway.counters, ({ lockExpiries }) => lockExpiries.projects)
-        yield* until(Effect.map(locks, (expiries) => expiries === 2))
-        yield* Ref.set(beforeRename, Effect.void)
-        yield* heal
-        yield* api.awaitReport(synced(second))
+        const { disk, keepsJournal, onJournal } = yield* makeDisk
+        const { api, begin, exists, gateway, read, repository, want } = yield* makePlant({ disk })
+        const first = yield* begin({ ...view("one"), ...config("one") })
+        yield* Ref.set(onJournal, Ref.set(keepsJournal, true))
+        yield* gateway.faults.inject(fails("scan-lock/*"))
+        yield* want(yield* repository.commit({ files: { ...view("two"), ...config("two") } }))
+        yield* api.awaitReport(({ errorMessage }) => /scan-lock/.test(errorMessage ?? ""))
+        assert.include(yield* read(".stoker/journal.json"), '"Apply"')
+        yield* gateway.faults.clear
+        yield* Ref.set(keepsJournal, false)
+        const revision = yield* want(first, { syncPeriod: 6 })
+        yield* api.awaitReport(
+          ({ observedRevision, syncStatus }) => observedRevision === revision && syncStatus === "Synced"
+        )
+        assert.isFalse(yield* exists(".stoker/journal.json"))
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
         assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
-      }).pipe((effect) => Effect.flatMap(hasty, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
+      })
     )
 
     test(
@@ -321,8 +374,9 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         yield* want(first)
         yield* Layer.build(agent)
         yield* api.awaitReport(synced(first))
-        yield* fs.remove(`${dataDir}/.stoker`, { recursive: true })
-        yield* fs.remove(`${dataDir}/projects`, { recursive: true })
+        // At once, while the agent may be writing into them.
+        yield* fs.rename(`${dataDir}/.stoker`, `${dataDir}/../stoker.gone`)
+        yield* fs.rename(`${dataDir}/projects`, `${dataDir}/../projects.gone`)
         const second = yield* repository.commit({ files: view("two") })
         yield* want(second)
         yield* api.awaitReport(synced(second))
@@ -387,11 +441,14 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
 
   describe("of the disk, between the lock and the first rename", () => {
     const owner = new VolumeError({ operation: "read", path: ".stoker/owner", code: "EIO" })
-    for (const [name, hindrance] of [
-      ["it cannot be read whose the volume is", Effect.fail(owner)],
+    const hindrances: ReadonlyArray<
+      readonly [string, (healed: Effect.Effect<void>) => Effect.Effect<void, VolumeError>]
+    > = [
+      ["it cannot be read whose the volume is", () => Effect.fail(owner)],
       // The newer metadata comes right then, and cuts it.
-      ["that takes long, and newer metadata comes", Effect.uninterruptible(Effect.sleep("30 seconds"))]
-    ] as const) {
+      ["that takes long, and newer metadata comes", (healed) => healed]
+    ]
+    for (const [name, hindrance] of hindrances) {
       test(
         `${name}: the commit that is not wanted any more does not come, after a restart neither`,
         Effect.gen(function* () {
@@ -405,13 +462,21 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
               yield* Layer.build(agent)
               yield* api.awaitReport(synced(first))
               const hindered = yield* Deferred.make<void>()
+              const healed = yield* Deferred.make<void>()
               yield* Ref.set(
                 onJournal,
-                Ref.set(onOwner, Effect.andThen(Deferred.succeed(hindered, undefined), hindrance))
+                Ref.set(
+                  onOwner,
+                  Effect.andThen(Deferred.succeed(hindered, undefined), hindrance(Deferred.await(healed)))
+                )
               )
               yield* want(yield* repository.commit({ files: { ...view("two"), ...config("two") } }))
               yield* Deferred.await(hindered)
               const revision = yield* want(first, { syncPeriod: 6 })
+              // Others read that too: whoever came first, the one that is to write has met it now.
+              yield* until(Effect.map(exists(".stoker/journal.json"), (exists) => !exists))
+              yield* Ref.set(onOwner, Effect.void)
+              yield* Deferred.succeed(healed, undefined)
               yield* api.awaitReport(
                 ({ observedRevision, syncStatus }) => observedRevision === revision && syncStatus === "Synced"
               )
@@ -701,6 +766,75 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         yield* api.awaitReport(synced(second))
         assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
       })
+    )
+
+    test(
+      "another agent has the volume for a while and changes a file: compared with the disk when it is ours again",
+      Effect.gen(function* () {
+        const { api, begin, read, repository, want, write } = yield* makePlant()
+        yield* begin({ ...view("one"), ...config("one") })
+        const at = yield* Clock.currentTimeMillis
+        const other = (at: number) => write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
+        yield* other(at)
+        yield* write(viewFile, '{"text":"theirs"}')
+        const second = yield* repository.commit({ files: config("two") })
+        yield* want(second)
+        yield* api.awaitReport(({ errorMessage }) =>
+          /in use by the agent of pod plant\/other-0/.test(errorMessage ?? "")
+        )
+        yield* other(at - 31_000)
+        yield* api.awaitReport(synced(second))
+        assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
+      })
+    )
+
+    test(
+      "it starts while the API server is away for a moment: the gateway is not let start with what the volume keeps",
+      Effect.gen(function* () {
+        const { agent, api, gateway, probe, read, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        assert.include(yield* read(".stoker/metadata.json"), first)
+        yield* gateway.setPhase("down")
+        yield* gateway.awaitPhase("down")
+        yield* want(yield* repository.commit({ files: view("two") }))
+        yield* api.setAway(true)
+        const { failing } = Context.get(yield* Layer.build(Layer.fresh(agent)), Health)
+        yield* api.awaitRefusal
+        yield* api.setAway(false)
+        yield* probe(failing("startup"))
+        assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
+      })
+    )
+
+    test(
+      "the same trouble comes again: logged once each time, not with each try",
+      Effect.gen(function* () {
+        const logged: Array<unknown> = []
+        const { api, begin, gateway, repository, want } = yield* makePlant()
+        yield* Effect.gen(function* () {
+          yield* begin(view("0"))
+          for (const time of [1, 2]) {
+            yield* gateway.faults.inject(fails("scan-lock/*"))
+            const commit = yield* repository.commit({ files: view(String(time)) })
+            const tries = Effect.map(
+              gateway.counters,
+              ({ requests }) => requests["POST /data/api/v1/scan-lock/projects"] ?? 0
+            )
+            const former = yield* tries
+            yield* want(commit)
+            yield* until(Effect.map(tries, (count) => count > former + 3))
+            yield* gateway.faults.clear
+            yield* api.awaitReport(synced(commit))
+            assert.lengthOf(
+              logged.filter((message) => String(message).includes("scan-lock")),
+              time
+            )
+          }
+        }).pipe(Effect.provide(Logger.layer([Logger.make(({ message }) => void logged.push(message))])))
+      }).pipe((effect) => Effect.flatMap(hasty, (clock) => Effect.provideService(effect, Clock.Clock, clock)))
     )
 
     test(
