@@ -1,4 +1,5 @@
 import * as NodeStream from "@effect/platform-node/NodeStream"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
@@ -39,7 +40,7 @@ export interface Incoming extends Head {
 const maxBody = 64 * 1024 * 1024
 const maxRedirects = 5
 /** Without a byte for this long, a server is taken for gone. (One that packs says so every 5 s.) */
-const silence = Duration.seconds(30)
+export const Patience = Context.Reference("stoker/git/GitHttp/Patience", { defaultValue: () => Duration.seconds(30) })
 
 /** The proxies of our environment, as Node's agents take them. */
 export const proxyEnv = Effect.gen(function* () {
@@ -83,6 +84,7 @@ export const send = Effect.fnUntraced(function* (
   request: Request
 ): Effect.fn.Return<Incoming, GitError, Scope.Scope> {
   const url = new URL(request.url)
+  const patience = yield* Patience
   const { credentials } = remote
   const fail = (reason: Reason) => new GitError({ repository: remote.url.display, reason })
   const authorization =
@@ -116,7 +118,7 @@ export const send = Effect.fnUntraced(function* (
             answer = incoming
             resume(Effect.succeed(incoming))
           })
-          outgoing.setTimeout(Duration.toMillis(silence), () => (answer ?? outgoing).destroy(new Silence()))
+          outgoing.setTimeout(Duration.toMillis(patience), () => (answer ?? outgoing).destroy(new Silence(patience)))
           outgoing.end(request.body)
         })
     )
@@ -222,7 +224,13 @@ export const locate = Effect.fnUntraced(
 )
 
 /** The server went silent in the middle of a conversation. */
-class Silence extends Error {}
+class Silence extends Error {
+  readonly lasted: Duration.Duration
+  constructor(lasted: Duration.Duration) {
+    super()
+    this.lasted = lasted
+  }
+}
 
 const codeOf = (error: unknown): string =>
   Predicate.hasProperty(error, "code") && typeof error.code === "string" ? error.code : ""
@@ -235,7 +243,7 @@ export const tlsCode = /^(?:ERR_TLS_|ERR_SSL_|CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_S
 /** What went wrong below HTTP. */
 const reasonOf = (error: unknown, host: string): Reason => {
   const code = codeOf(error)
-  if (error instanceof Silence) return { _tag: "Timeout", seconds: Duration.toSeconds(silence) }
+  if (error instanceof Silence) return { _tag: "Timeout", seconds: Duration.toSeconds(error.lasted) }
   if (code === "ENOTFOUND" || code === "EAI_AGAIN") return { _tag: "NoSuchHost", host }
   if (code === "ECONNREFUSED") return { _tag: "Refused", host }
   if (tlsCode.test(code)) return { _tag: "Tls", detail: code }

@@ -1,31 +1,20 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
-import { ConfigProvider, Effect, FileSystem, Layer, Redacted, Stream } from "effect"
-import { readFileSync } from "node:fs"
+import { ConfigProvider, Duration, Effect, FileSystem, Layer, Redacted, Stream } from "effect"
 import * as Https from "node:https"
 import * as Net from "node:net"
 import * as Credentials from "../../src/git/Credentials.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
+import * as GitHttp from "../../src/git/GitHttp.ts"
 import * as Mirror from "../../src/git/Mirror.ts"
 import * as PktLine from "../../src/git/PktLine.ts"
 import { RemoteRefs } from "../../src/git/RemoteRefs.ts"
 import * as RepositoryUrl from "../../src/git/RepositoryUrl.ts"
 import { listen } from "../Loopback.ts"
 import * as ForwardProxy from "./ForwardProxy.ts"
-import { GitServer, makeRepository, serve } from "./HttpBackend.ts"
+import { GitServer, listenTls, makeRepository, pem, serve } from "./HttpBackend.ts"
 
 const TestLayer = GitServer.layer.pipe(Layer.provideMerge(NodeServices.layer))
-
-const pem = (name: string) => readFileSync(new URL(`../ignition/localhost-tls/${name}.pem`, import.meta.url), "utf8")
-
-/** The same repositories over https, with a certificate of its own for `localhost`. */
-const listenTls = Effect.gen(function* () {
-  const { root } = yield* GitServer
-  const server = Https.createServer({ key: pem("key"), cert: pem("cert") }, (request, response) =>
-    serve(root, request, response, () => {})
-  )
-  return `https://localhost:${yield* listen(server)}`
-})
 
 /** Resolves `main` and fetches its files, in an environment with these variables. */
 const sync = Effect.fnUntraced(function* (
@@ -124,6 +113,22 @@ layer(TestLayer, { excludeTestServices: true })("GitHttp", (it) => {
       )
       assert.notInclude(JSON.stringify(error) + error.message, "s3cret")
     })
+  )
+
+  it.effect("gives up a server that goes silent, before its answer or within", () =>
+    Effect.gen(function* () {
+      const silences: ReadonlyArray<string> = [
+        "",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/x-git-upload-pack-result\r\ncontent-length: 100\r\n\r\n0"
+      ]
+      for (const answer of silences) {
+        const server = Net.createServer((socket) => socket.on("data", () => socket.write(answer)).on("error", () => {}))
+        const url = `http://127.0.0.1:${yield* listen(server)}/a.git`
+        const error = yield* Effect.flip(sync(url, Credentials.none))
+        assert.strictEqual(error._tag, "GitError")
+        assert.deepStrictEqual(error.reason, { _tag: "Timeout", seconds: 0.1 }, answer)
+      }
+    }).pipe(Effect.provideService(GitHttp.Patience, Duration.millis(100)))
   )
 
   it.effect("asks again when a kept connection turns out to be closed", () =>

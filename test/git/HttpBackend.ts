@@ -1,8 +1,11 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Context, Effect, FileSystem, Layer, Path } from "effect"
 import { execFileSync, spawn } from "node:child_process"
+import { readFileSync } from "node:fs"
 import * as Http from "node:http"
+import * as Https from "node:https"
 import type { AddressInfo } from "node:net"
+import { listen } from "../Loopback.ts"
 
 /** What the server does with a request instead of serving it. */
 export type Fault = (request: Http.IncomingMessage, response: Http.ServerResponse) => boolean
@@ -110,6 +113,18 @@ export const serve = (
   })
   child.on("close", () => response.end())
 }
+
+export const pem = (name: "cert" | "key") =>
+  readFileSync(new URL(`../ignition/localhost-tls/${name}.pem`, import.meta.url), "utf8")
+
+/** The same repositories over https, with a certificate of its own for `localhost`. */
+export const listenTls = Effect.gen(function* () {
+  const { root } = yield* GitServer
+  const server = Https.createServer({ key: pem("key"), cert: pem("cert") }, (request, response) =>
+    serve(root, request, response, () => {})
+  )
+  return `https://localhost:${yield* listen(server)}`
+})
 
 const author = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"]
 

@@ -8,15 +8,15 @@ export const generateKey = () => ssh2.utils.generateKeyPairSync("ed25519")
 
 /**
  * A real ssh server on loopback that serves the bare repositories of a folder to the holder of one key, with whatever
- * protocol the client asks for.
+ * protocol the client asks for. @param publicKey may change
  */
-export const makeSshServer = Effect.fnUntraced(function* (root: string, publicKey: string) {
+export const makeSshServer = Effect.fnUntraced(function* (root: string, publicKey: () => string) {
   const hostKey = generateKey()
-  const key = ssh2.utils.parseKey(publicKey)
   const clients = new Set<Client>()
 
   const authenticate = (attempt: Authentication) => {
     const { blob, hashAlgo, signature } = attempt
+    const key = ssh2.utils.parseKey(publicKey())
     const isKnown = attempt.method === "publickey" && attempt.key.data.equals(key.getPublicSSH())
     const isSigned = signature === undefined || (blob !== undefined && key.verify(blob, signature, hashAlgo) === true)
     if (isKnown && isSigned) attempt.accept()
