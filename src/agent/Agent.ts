@@ -19,13 +19,12 @@ import * as GatewayState from "../ignition/GatewayState.ts"
 import { Health } from "../telemetry/Health.ts"
 import { Supervisor } from "../telemetry/Supervisor.ts"
 import * as Traceparent from "../telemetry/Traceparent.ts"
-import type * as Changes from "./Changes.ts"
 import { Heartbeat } from "./Heartbeat.ts"
 import * as Metrics from "./Metrics.ts"
 import { Owner } from "./Owner.ts"
 import { Settings } from "./Settings.ts"
 import { StatusReporter } from "./StatusReporter.ts"
-import { Sync, type SyncError } from "./Sync.ts"
+import { type GatewayStarting, type SettleError, Sync, type SyncError } from "./Sync.ts"
 import * as Wanted from "./Wanted.ts"
 
 /** Pauses before a failed sync is tried again: 1 s, doubling to a minute, each with up to a quarter of jitter. */
@@ -35,6 +34,8 @@ export const backoff = (failures: number, random: number): Duration.Duration =>
 export const bootPoll = Duration.seconds(1)
 /** The longest that an apply which was refused in its middle is left: within that time its lock is renewed. */
 export const halfwayPause = Duration.seconds(5)
+/** How long another commit is held back beside a gateway that starts: one that goes on starting may wait for just that. */
+export const startPatience = Duration.minutes(5)
 /** How long a start waits for the API server before it takes what the volume keeps. */
 export const patience = Duration.seconds(5)
 /**
@@ -74,16 +75,18 @@ type Outcome =
   /** The files are in place; the gateway does not run yet. */
   | { readonly _tag: "Waiting" }
   | { readonly _tag: "Failed" }
+  /** The gateway starts, and does not get to see another commit before it runs. */
+  | { readonly _tag: "Held" }
   /** Newer metadata cut it short. */
   | { readonly _tag: "Superseded" }
 
 /** How a pass goes about it. */
 interface Mode {
-  readonly trust: Changes.Trust
   /** What a gateway says of itself that does not read the files yet: scans come later. Undefined once it runs. */
   readonly boots: GatewayState.GatewayState | undefined
   /** The same as the pass before: neither traced nor, when it finds nothing to do, reported. */
   readonly again: boolean
+  readonly starting: "hold" | "write"
 }
 
 const defaultPeriod = Duration.seconds(30)
@@ -133,10 +136,19 @@ const make = Effect.fnUntraced(function* (version: string) {
   const said = yield* Ref.make("")
   const isNews = (trouble: string) => Effect.map(Ref.getAndSet(said, trouble), (former) => former !== trouble)
 
-  /** Says what is wrong. A gateway whose volume holds an earlier sync starts with that. */
-  const failed = Effect.fnUntraced(function* (error: Failure, data: Metadata.Data | undefined) {
-    if (yield* isNews(error.message)) yield* Effect.logWarning(error.message)
+  /**
+   * Says what is wrong. A gateway whose volume holds an earlier sync starts with that.
+   * @param besides what is wrong too
+   */
+  const failed = Effect.fnUntraced(function* (
+    error: Failure,
+    data: Metadata.Data | undefined,
+    besides: SettleError | undefined = undefined
+  ) {
+    const message = besides === undefined ? error.message : `${error.message}. Besides, ${besides.message}`
+    if (yield* isNews(message)) yield* Effect.logWarning(message)
     yield* Metrics.failed
+    const trouble = besides ?? error
     const waits = error instanceof GatewayError && error.next === "wait"
     const holds = yield* sync.holds
     const stale = Option.match(yield* sync.synced, {
@@ -144,16 +156,34 @@ const make = Effect.fnUntraced(function* (version: string) {
       onSome: (commit) => (commit === data?.commit ? "" : ` (until then the gateway has the files of ${short(commit)})`)
     })
     yield* report(waits ? "Pending" : "Error", data, {
-      errorMessage: error.message.slice(0, longestMessage) + stale,
-      ...(error instanceof GatewayError ? { lastScanResult: error.reason._tag } : {}),
+      errorMessage: message.slice(0, longestMessage) + stale,
+      ...(trouble instanceof GatewayError ? { lastScanResult: trouble.reason._tag } : {}),
       ...(error instanceof GitError ? { errorReason: GatewayStatus.cloneFailed } : {})
     })
     if (Option.isSome(holds)) yield* probes.pass
-    else yield* probes.wait(error.message)
-    return { _tag: "Failed" } satisfies Outcome
+    else yield* probes.wait(message)
+    return error._tag === "MetadataUnknown" && besides === undefined
+      ? ({ _tag: "Idle", period: defaultPeriod } satisfies Outcome)
+      : ({ _tag: "Failed" } satisfies Outcome)
   })
 
+  /** The volume holds files, and it is the gateway's turn. */
+  const waits = Effect.fnUntraced(function* (errorMessage: string, data: Metadata.Data) {
+    yield* probes.pass
+    if (yield* isNews(errorMessage)) yield* Effect.logInfo(errorMessage)
+    yield* report("Pending", data, { errorMessage })
+  })
+
+  /** Where no commit comes, what is begun and what is owed is done all the same. */
+  const settle = (mode: Mode) => (mode.boots === undefined ? sync.settle : sync.complete)
+  const unwanted = (error: ProfileMissing | MetadataUnknown, data: Metadata.Data | undefined, mode: Mode) =>
+    Effect.matchEffect(settle(mode), {
+      onSuccess: () => failed(error, data),
+      onFailure: (besides) => failed(error, data, besides)
+    })
+
   const paused = Effect.fnUntraced(function* (data: Metadata.Data, period: Duration.Duration) {
+    yield* sync.pause
     yield* Metrics.paused
     yield* report("Synced", data, { paused: true })
     if (Option.isSome(yield* sync.holds)) yield* probes.pass
@@ -166,7 +196,8 @@ const make = Effect.fnUntraced(function* (version: string) {
     profile: Profile.Effective,
     period: Duration.Duration
   ) {
-    const counts = yield* sync.count({ data, profile, trust: "disk", gateway: "up" })
+    yield* sync.pause
+    const counts = yield* sync.count({ data, profile })
     yield* report("Synced", data, {
       dryRun: true,
       dryRunDiffAdded: counts.added,
@@ -177,32 +208,31 @@ const make = Effect.fnUntraced(function* (version: string) {
     return { _tag: "Idle", period } satisfies Outcome
   })
 
-  const synced = Effect.fnUntraced(function* (data: Metadata.Data, mode: Mode) {
-    // Whatever is wanted now: two commits at once never are.
-    if (yield* sync.isHalfway) yield* sync.open
+  const synced = Effect.fnUntraced(function* (heard: Wanted.Heard, mode: Mode) {
+    const { data } = heard
     const profile = Object.hasOwn(data.profiles, settings.profile) ? data.profiles[settings.profile] : undefined
-    if (profile === undefined) return yield* new ProfileMissing({ profile: settings.profile, cr: settings.crName })
+    if (profile === undefined) {
+      return yield* unwanted(new ProfileMissing({ profile: settings.profile, cr: settings.crName }), data, mode)
+    }
     const period = Duration.seconds(profile.syncPeriod)
     if (data.paused === "true" || profile.paused) return yield* paused(data, period)
-    if (profile.dryRun) return yield* dryRun(data, profile, period)
+    if (profile.dryRun) return yield* Effect.andThen(settle(mode), dryRun(data, profile, period))
 
     const begun = yield* uptime
     const applied = yield* sync
-      .apply({ data, profile, trust: mode.trust, gateway: mode.boots === undefined ? "up" : "down" })
+      .apply({ ...heard, profile, gateway: mode.boots === undefined ? "up" : "down", starting: mode.starting })
       .pipe(mode.again ? (same) => same : Metrics.sync(settings.profile))
     const unmanaged = Option.match(applied.unmanaged, {
       onNone: () => ({}),
       onSome: (unmanagedFiles) => ({ unmanagedFiles })
     })
     yield* Ref.update(lastGood, (former) => ({ ...former, ...unmanaged }))
-    yield* probes.pass
     if (mode.boots !== undefined) {
       const why = GatewayState.whatItWaitsFor(mode.boots)
-      const errorMessage = `the files of ${short(data.commit)} are in place; waits until the gateway runs: ${why}`
-      if (yield* isNews(errorMessage)) yield* Effect.logInfo(errorMessage)
-      yield* report("Pending", data, { errorMessage })
+      yield* waits(`the files of ${short(data.commit)} are in place; waits until the gateway runs: ${why}`, data)
       return { _tag: "Waiting" } satisfies Outcome
     }
+    yield* probes.pass
     const { added, deleted, modified, projects, scanned } = applied
     const changed = added + modified + deleted
     if (mode.again && changed === 0 && scanned.length === 0) return { _tag: "Settled", period } satisfies Outcome
@@ -234,14 +264,16 @@ const make = Effect.fnUntraced(function* (version: string) {
       case "Unheard":
       case "Missing":
       case "Invalid":
-        return Effect.as(failed(new MetadataUnknown({ detail: detailOf(state, settings) }), undefined), {
-          _tag: "Idle",
-          period: defaultPeriod
-        })
+        return unwanted(new MetadataUnknown({ detail: detailOf(state, settings) }), undefined, mode)
       case "Known":
       case "Kept": {
         const { data } = state
-        const once = synced(data, mode).pipe(Effect.catch((error) => failed(error, data)))
+        const once = synced(state, mode).pipe(
+          Effect.catchTag("GatewayStarting", ({ message }) =>
+            Effect.as(waits(message, data), { _tag: "Held" } satisfies Outcome)
+          ),
+          Effect.catch((error) => failed(error, data))
+        )
         return mode.again
           ? Effect.withTracerEnabled(once, false)
           : once.pipe(
@@ -254,6 +286,12 @@ const make = Effect.fnUntraced(function* (version: string) {
     }
   }
 
+  /** Looks again and again, until the gateway is not starting any more, or has been for too long. */
+  const started = (look: Effect.Effect<void>, deadline: number) =>
+    Effect.repeat(Effect.andThen(look, Effect.all([gateway.state, uptime])), {
+      until: ([{ _tag }, now]) => _tag !== "Starting" || now >= deadline
+    })
+
   const loop = Effect.gen(function* () {
     // First of all, since the gateway's port stands there too.
     const first = yield* wanted.current
@@ -263,7 +301,7 @@ const make = Effect.fnUntraced(function* (version: string) {
     }
     const open = Effect.gen(function* () {
       const down = (yield* gateway.state)._tag === "Down"
-      yield* sync.open
+      yield* sync.complete
       return down
     })
     let cold = yield* open.pipe(
@@ -274,10 +312,11 @@ const make = Effect.fnUntraced(function* (version: string) {
       Effect.retry({ schedule: openRetries })
     )
     const began = yield* uptime
-    let trust: Changes.Trust = "disk"
     let failures = 0
     let superseded = 0
     let former: Wanted.State | undefined
+    /** Until when another commit is held back. */
+    let deadline: number | undefined
     while (true) {
       const state = yield* wanted.current
       const wasCold = cold
@@ -286,22 +325,23 @@ const make = Effect.fnUntraced(function* (version: string) {
       cold = boots !== undefined
       if (wasCold && !cold) yield* Metrics.started(Duration.millis((yield* uptime) - began))
       const again = state === former && wasCold === cold && failures === 0
+      const starting = deadline !== undefined && (yield* uptime) >= deadline ? "write" : "hold"
       yield* probes.beat(Duration.zero)
       const outcome = yield* Effect.raceFirst(
-        Effect.provideService(pass(state, { boots, trust, again }), Heartbeat, probes.beat(Duration.zero)),
+        Effect.provideService(pass(state, { boots, again, starting }), Heartbeat, probes.beat(Duration.zero)),
         Effect.as(Effect.delay(wanted.changedFrom(state), superseding(superseded)), { _tag: "Superseded" } as Outcome)
       )
-      former = state
+      // The same pass after a wait is another, and to be traced.
+      former = outcome._tag === "Held" ? undefined : state
       failures = outcome._tag === "Failed" ? failures + 1 : 0
       superseded = outcome._tag === "Superseded" ? superseded + 1 : 0
-      if (outcome._tag === "Settled") trust = "inventory"
       if (outcome._tag === "Superseded") continue
-      // Where another pod's agent has the volume, what it keeps there is not ours to replace.
-      yield* Effect.ignore(Effect.flatMap(Effect.andThen(owner.claim, sync.kept), wanted.keep))
+      deadline = outcome._tag === "Held" ? (deadline ?? (yield* uptime) + Duration.toMillis(startPatience)) : undefined
       const longest = (yield* sync.isHalfway) ? halfwayPause : Duration.infinity
       const delay = Duration.min(yield* pause(outcome, failures, cold), longest)
       yield* probes.beat(delay)
-      yield* Effect.raceFirst(wanted.changedFrom(state), Effect.delay(wanted.refresh, delay))
+      const look = Effect.delay(wanted.refresh, delay)
+      yield* Effect.raceFirst(wanted.changedFrom(state), deadline === undefined ? look : started(look, deadline))
     }
   })
 
@@ -313,7 +353,7 @@ const make = Effect.fnUntraced(function* (version: string) {
   yield* Effect.addFinalizer(() => health.stopping)
 })
 
-type Failure = SyncError | ProfileMissing | MetadataUnknown
+type Failure = Exclude<SyncError, GatewayStarting> | ProfileMissing | MetadataUnknown
 
 const longestMessage = 2000
 const short = (commit: string): string => commit.slice(0, 7)
@@ -328,6 +368,7 @@ const pause = (outcome: Outcome, failures: number, cold: boolean): Effect.Effect
       // A gateway that starts while there is nothing to do is still waited for.
       return Effect.succeed(cold ? Duration.min(outcome.period, bootPoll) : outcome.period)
     case "Waiting":
+    case "Held":
     case "Superseded":
       return Effect.succeed(bootPoll)
     case "Failed":

@@ -23,9 +23,17 @@ export const Origin = Schema.Struct({
   commit: Schema.String,
   namespace: Schema.String,
   cr: Schema.String,
-  profile: Schema.String
+  profile: Schema.String,
+  /** The map that named the commit, mappings and all. Absent in the format before this one. */
+  metadata: Schema.optionalKey(Schema.Record(Schema.String, Schema.String))
 })
 export type Origin = typeof Origin.Type
+
+/** Whether it is this agent's own profile of its own GatewaySync. */
+export const isOf = (
+  { cr, namespace, profile }: Origin,
+  ours: { readonly crName: string; readonly crNamespace: string; readonly profile: string }
+): boolean => cr === ours.crName && namespace === ours.crNamespace && profile === ours.profile
 
 export const Inventory = Schema.Struct({
   version: Schema.Literal(1),

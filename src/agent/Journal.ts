@@ -49,6 +49,14 @@ export const load = Effect.gen(function* () {
   return Option.some(yield* Effect.orElseSucceed(decode(text), (): Journal | Unreadable => ({ _tag: "Unreadable" })))
 })
 
+/** What the files are of, once what is under way is complete. */
+export const origin = Effect.gen(function* () {
+  const journal = Option.getOrUndefined(yield* load)
+  return journal?._tag === "Apply"
+    ? Option.fromNullishOr(journal.origin)
+    : Option.flatMapNullishOr(yield* Inventory.load, ({ origin }) => origin)
+})
+
 /** On the disk when it returns. */
 export const save = (journal: Journal) =>
   Effect.flatMap(Volume, (volume) => volume.replace(file, JSON.stringify(journal)))

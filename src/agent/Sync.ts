@@ -2,7 +2,7 @@
  * One pass from a commit to the gateway: fetch → plan → stage → lock → write → scan. Knows what the volume holds and what
  * is still owed; when a pass is made, and what is reported, is the Agent's business.
  */
-import { Context, Duration, Effect, Equal, Layer, Option, Ref } from "effect"
+import { Context, Duration, Effect, Equal, Layer, Option, Record, Ref, Schema } from "effect"
 import type * as Metadata from "../api/Metadata.ts"
 import type * as Profile from "../api/Profile.ts"
 import { GitError } from "../git/GitError.ts"
@@ -20,13 +20,14 @@ import { Repository } from "./Repository.ts"
 import * as SettingsModule from "./Settings.ts"
 import { Settings } from "./Settings.ts"
 import { Volume, type VolumeError } from "./Volume.ts"
+import type * as Wanted from "./Wanted.ts"
 
-export interface Request {
-  readonly data: Metadata.Data
+export interface Request extends Wanted.Heard {
   readonly profile: Profile.Effective
-  readonly trust: Changes.Trust
   /** While it is down, everything that a scan would show it is owed. */
   readonly gateway: "down" | "up"
+  /** Beside a gateway that starts, files of another commit than the volume's are held back, or written all the same. */
+  readonly starting: "hold" | "write"
 }
 
 /** What a pass changed, or would change, on the disk. */
@@ -44,31 +45,44 @@ export interface Applied extends Counts {
   readonly unmanaged: Option.Option<number>
 }
 
-export type SyncError = VolumeOwned | GitError | Plan.PlanRefused | VolumeError | GatewayError
+/** A gateway that starts reads its files, and no scan lock keeps it from that. Try again once it runs. */
+export class GatewayStarting extends Schema.TaggedError<GatewayStarting>()("GatewayStarting", {
+  commit: Schema.String
+}) {
+  override get message(): string {
+    return `the gateway is starting, and would read files of two commits: ${this.commit.slice(0, 7)} waits until it runs, or has started for 5 minutes`
+  }
+}
+
+export type SettleError = VolumeOwned | VolumeError | GatewayError
+export type SyncError = SettleError | GatewayStarting | GitError | Plan.PlanRefused
 
 export class Sync extends Context.Service<
   Sync,
   {
+    /** Completes what was begun, out of a gateway's sight, and knows then what the volume holds. First of all. */
+    readonly complete: Effect.Effect<void, SettleError>
+    /** The same, and then makes the scans that are owed: for a pass that brings no commit. */
+    readonly settle: Effect.Effect<void, SettleError>
+    /** Completes what was begun. A start without an API server knows then that nothing is to be put back. */
+    readonly pause: Effect.Effect<void, SettleError>
     /**
-     * Mends what an earlier process left half done, out of a gateway's sight, and reads what the volume holds. First of
-     * all, once.
-     */
-    readonly open: Effect.Effect<void, VolumeError | VolumeOwned | GatewayError>
-    /**
-     * Scans are locked out while files change, wherever a gateway answers. The files are as the commit has them when this
-     * succeeds, and a gateway that is up has scanned them. Scans that fail stay owed, over restarts too, and are made by
-     * the next pass, also by one that gets no further than to a commit that it cannot have.
+     * Completes what was begun, then brings the commit; scans are locked out while files change, wherever a gateway
+     * answers. The files are as the commit has them when this succeeds, and a gateway that is up has scanned them.
+     * Whatever keeps the commit from coming, a gateway that is up is asked for the scans that were owed before. Scans that
+     * fail stay owed, over restarts too.
      */
     readonly apply: (request: Request) => Effect.Effect<Applied, SyncError>
     /** What `apply` would change, or why it would be refused. Writes nothing to the data directory. */
-    readonly count: (request: Request) => Effect.Effect<Counts, SyncError>
+    readonly count: (request: Pick<Request, "data" | "profile">) => Effect.Effect<Counts, SyncError>
     /** The commit whose files the volume holds, all of them: none while an apply is under way, or after one that was lost. */
     readonly holds: Effect.Effect<Option.Option<string>>
     /** The same, once no scan is owed and it is known who brought them: the commit that the gateway works with. */
     readonly synced: Effect.Effect<Option.Option<string>>
-    /** The commit for which the volume says so: later ones that change nothing of the files are not written down. */
-    readonly kept: Effect.Effect<Option.Option<string>>
-    /** Files are of two commits, and the gateway is kept from reading them only for as long as its lock lasts. */
+    /**
+     * Files are of two commits, and the gateway is kept from reading them only for as long as its lock lasts; or another's
+     * agent has the volume.
+     */
     readonly isHalfway: Effect.Effect<boolean>
   }
 >()("stoker/agent/Sync") {
@@ -101,22 +115,32 @@ const make = Effect.gen(function* () {
   const owedScans = yield* Ref.make<ReadonlySet<ScanKind>>(new Set())
   /** The commit that was found last to have the same files as that of the inventory. */
   const same = yield* Ref.make(Option.none<string>())
-  /** The claim under which `inventory` was read; none while an apply is under way, which only the journal knows. */
+  /**
+   * The claim under which `inventory` was read; none while an apply is under way, which only the journal knows, and once
+   * the volume was found to be another's.
+   */
   const opened = yield* Ref.make(Option.none<number>())
+  /** Until everything was compared since then, and a gateway that may have changed it runs. */
+  const trusted = yield* Ref.make<Changes.Trust>("disk")
 
-  const origin = (commit: string): Inventory.Origin => ({
-    commit,
+  const ours = <A, E>(asked: Effect.Effect<A, E | VolumeOwned>) =>
+    Effect.tapErrorTag(asked, "VolumeOwned", () => Ref.set(opened, Option.none()))
+  const confirm = (claim: number) => ours(owner.confirm(claim))
+
+  const origin = ({ data, raw }: Wanted.Heard): Inventory.Origin => ({
+    commit: data.commit,
     namespace: settings.crNamespace,
     cr: settings.crName,
-    profile: settings.profile
+    profile: settings.profile,
+    metadata: raw
   })
-  /** The commit that all files are of, if it was this GatewaySync that brought them. */
-  const commitOf = (held: Option.Option<Inventory.Inventory>) =>
+  /** What all files are of, if it was this GatewaySync that brought them. */
+  const originOf = (held: Option.Option<Inventory.Inventory>) =>
     held.pipe(
       Option.flatMapNullishOr((inventory) => inventory.origin),
-      Option.filter((found) => Equal.equals(found, origin(found.commit))),
-      Option.map(({ commit }) => commit)
+      Option.filter((origin) => Inventory.isOf(origin, settings))
     )
+  const commitOf = (held: Option.Option<Inventory.Inventory>) => Option.map(originOf(held), ({ commit }) => commit)
 
   /** Of no apply under way. */
   const atRest = (
@@ -127,7 +151,6 @@ const make = Effect.gen(function* () {
         ? Option.none()
         : commit(yield* Ref.get(inventory), yield* Ref.get(same))
     })
-  const kept = atRest(commitOf)
   const known = atRest((held, same) => Option.orElse(same, () => commitOf(held)))
   const holds = atRest((held, same) =>
     same.pipe(
@@ -155,7 +178,10 @@ const make = Effect.gen(function* () {
   })
 
   /** From the metadata to what has to change. */
-  const prepare = Effect.fnUntraced(function* ({ data, profile, trust }: Request) {
+  const prepare = Effect.fnUntraced(function* (
+    { data, profile }: Pick<Request, "data" | "profile">,
+    trust: Changes.Trust
+  ) {
     const mappings = yield* Effect.fromResult(Plan.mappings(profile, yield* variables(data, profile)))
     const mirror = yield* repository.open(data)
     const tree = yield* mirror
@@ -206,8 +232,13 @@ const make = Effect.gen(function* () {
   /**
    * Locks out the scans that would see the change, while a gateway is there to make them.
    * @param files `halfway` when some have changed already
+   * @param noApi what to do beside a gateway whose API does not answer
    */
-  const lock = Effect.fnUntraced(function* (journal: Journal.Apply, files: "untouched" | "halfway") {
+  const lock = Effect.fnUntraced(function* <E>(
+    journal: Journal.Apply,
+    files: "untouched" | "halfway",
+    noApi: Effect.Effect<void, E>
+  ) {
     const held = new Set<ScanKind>()
     const take = Effect.forEach(
       journal.scans,
@@ -220,10 +251,10 @@ const make = Effect.gen(function* () {
     // The first may run out while the last is waited for. Taken again, it is what is left, or a new one.
     yield* Effect.timed(take).pipe(
       Effect.repeat({ until: ([took]) => Duration.isLessThan(took, atOnce), times: 2 }),
-      // Nobody reads the files; the gateway will when it starts.
+      // There is no API, and no scan either.
       Effect.catchReasons("GatewayError", {
         Refused: () => Effect.void,
-        NotRunning: () => Effect.void,
+        NotRunning: () => noApi,
         Commissioning: () => Effect.void
       }),
       // Only a scan gives a lock back, which is none to be made halfway.
@@ -239,8 +270,8 @@ const make = Effect.gen(function* () {
     function* (claim: number) {
       const interrupted = yield* Apply.interrupted
       if (Option.isSome(interrupted)) {
-        yield* lock(interrupted.value, "halfway")
-        yield* owner.confirm(claim)
+        yield* lock(interrupted.value, "halfway", Effect.void)
+        yield* confirm(claim)
         yield* Ref.set(opened, Option.none())
       }
       const recovery = yield* Apply.recover
@@ -248,60 +279,22 @@ const make = Effect.gen(function* () {
       yield* Ref.set(inventory, yield* Inventory.load)
       yield* Ref.set(same, Option.none())
       yield* Ref.set(opened, Option.some(claim))
+      yield* Ref.set(trusted, "disk")
       // What the Go agent leaves behind when it is killed.
       yield* volume.removeTree(Plan.formerStaging)
+      // Of the version before: its mappings and its commit need not be of one map.
+      yield* volume.remove(formerMetadata)
     },
     Effect.provideService(Volume, volume)
   )
 
-  /** Puts the changes in place; what is left is to make them last, which a scan need not wait for. */
-  const write = Effect.fnUntraced(function* (
-    claim: number,
-    { data }: Request,
-    { changes, mirror, plan }: Effect.Success<ReturnType<typeof prepare>>
-  ) {
-    const owedBefore = yield* owed
-    const staged = yield* Apply.stage({
-      origin: origin(data.commit),
-      changes,
-      readBlobs: mirror.readBlobs,
-      owed: owedBefore,
-      confirm: owner.confirm(claim)
-    })
-    // The lock takes its time: if we stood still, the volume may be another's by now.
-    yield* Effect.onError(Effect.andThen(lock(staged.journal, "untouched"), owner.confirm(claim)), () =>
-      Effect.ignore(Apply.discard(staged.staging, owedBefore))
-    )
-    yield* Ref.set(opened, Option.none())
-    yield* owe(staged.journal.scans)
-    yield* Apply.commit(staged)
-    return Effect.uninterruptible(
-      Effect.gen(function* () {
-        yield* Apply.finish(staged)
-        yield* Ref.set(inventory, Option.some(staged.inventory))
-        yield* Ref.set(same, Option.none())
-        yield* Ref.set(opened, Option.some(claim))
-        yield* Effect.ignore(mirror.setApplied(data.commit, Plan.blobs(plan)))
-      })
-    )
-  }, Effect.withSpan("write"))
-
-  /** Nothing to write: the inventory learns what it did not know. */
-  const adopt = Effect.fnUntraced(function* (
-    { data }: Request,
-    { changes, held, mirror, plan }: Effect.Success<ReturnType<typeof prepare>>
-  ) {
-    const next: Inventory.Inventory = { version: 1, origin: origin(data.commit), files: changes.unchanged }
-    const commit = commitOf(held)
-    const isInClone = Option.isSome(commit) && Equal.equals(yield* mirror.applied, commit)
-    if (isInClone && sameFiles(Inventory.filesOf(held), next.files)) {
-      yield* Ref.set(same, Option.some(data.commit))
-      return yield* Effect.ignore(mirror.tidy(Plan.blobs(plan)))
-    }
-    yield* Inventory.save(next)
-    yield* Ref.set(inventory, Option.some(next))
-    yield* Ref.set(same, Option.none())
-    yield* Effect.ignore(mirror.setApplied(data.commit, Plan.blobs(plan)))
+  /** The claim to a volume on which nothing is half done, and of which all is known that it says. */
+  const enter = Effect.gen(function* () {
+    const claim = yield* ours(owner.claim)
+    // Nor is it known where something could not be taken back.
+    const isOpen = Option.contains(yield* Ref.get(opened), claim) && Option.isNone(yield* Apply.interrupted)
+    if (!isOpen) yield* open(claim)
+    return claim
   })
 
   const scan = Effect.gen(function* () {
@@ -313,45 +306,114 @@ const make = Effect.gen(function* () {
     }
     return kinds
   })
-
-  /** A pass that does not get to its scans makes those of the commit before, if the volume holds one. */
-  const scanOwed = Effect.gen(function* () {
-    if (Option.isSome(yield* holds) && (yield* scan).length > 0) yield* Journal.clear
+  /** A gateway takes its time to scan: if we stood still, the journal may be another's by now. */
+  const noteScanned = (claim: number, scanned: ReadonlyArray<ScanKind>) =>
+    scanned.length === 0 ? Effect.void : Effect.andThen(confirm(claim), Journal.clear)
+  /** Those of the files that are there, if they are of one commit. */
+  const scanOwed = Effect.fnUntraced(function* (claim: number) {
+    if (Option.isSome(yield* holds)) yield* noteScanned(claim, yield* scan)
   })
 
-  const bring = Effect.fnUntraced(
-    function* (claim: number, request: Request) {
-      const prepared = yield* prepare(request)
-      const { changes, plan, unmanaged } = prepared
-      const last = Changes.isEmpty(changes) ? adopt(request, prepared) : yield* write(claim, request, prepared)
-      if (request.gateway === "down") yield* owe(Plan.scansFor(plan.files.keys()))
-      const [, scanned] = yield* Effect.all([last, request.gateway === "up" ? scan : Effect.succeed([])], {
-        concurrency: 2
+  /** Puts the changes in place; what is left is to make them last, which a scan need not wait for. */
+  const write = Effect.fnUntraced(function* (
+    claim: number,
+    request: Request,
+    { changes, held, mirror, plan }: Effect.Success<ReturnType<typeof prepare>>
+  ) {
+    const { commit } = request.data
+    const owedBefore = yield* owed
+    const staged = yield* Apply.stage({
+      origin: origin(request),
+      changes,
+      readBlobs: mirror.readBlobs,
+      owed: owedBefore,
+      confirm: confirm(claim)
+    })
+    const isOther = Option.exists(yield* holds, (former) => former !== commit || !isKept(held, request))
+    const holdBack = Effect.flatMap(gateway.state, ({ _tag }) =>
+      _tag === "Starting" ? new GatewayStarting({ commit }) : Effect.void
+    )
+    const noApi = isOther && request.starting === "hold" ? holdBack : Effect.void
+    // The lock takes its time: if we stood still, the volume may be another's by now.
+    yield* Effect.onError(Effect.andThen(lock(staged.journal, "untouched", noApi), confirm(claim)), () =>
+      Effect.ignore(Apply.discard(staged.staging, owedBefore))
+    )
+    yield* Ref.set(opened, Option.none())
+    yield* owe(staged.journal.scans)
+    yield* Apply.commit(staged)
+    return Effect.uninterruptible(
+      Effect.gen(function* () {
+        yield* Apply.finish(staged)
+        yield* Ref.set(inventory, Option.some(staged.inventory))
+        yield* Ref.set(same, Option.none())
+        yield* Ref.set(opened, Option.some(claim))
+        yield* Effect.ignore(mirror.setApplied(commit, Plan.blobs(plan)))
       })
-      if (scanned.length > 0) yield* Journal.clear
-      return { ...counts(changes), projects: projectsOf(plan.files.keys()), scanned, unmanaged } satisfies Applied
-    },
-    (effect, _, { gateway }) =>
-      Effect.tapError(effect, ({ _tag }) =>
-        // What the gateway itself refuses is asked for by the next pass, and another's volume is none to be scanned.
-        gateway === "down" || _tag === "GatewayError" || _tag === "VolumeOwned" ? Effect.void : Effect.ignore(scanOwed)
-      )
-  )
+    )
+  }, Effect.withSpan("write"))
+
+  const save = Effect.fnUntraced(function* (claim: number, next: Inventory.Inventory) {
+    yield* confirm(claim)
+    yield* Inventory.save(next)
+    yield* Ref.set(inventory, Option.some(next))
+  })
+
+  /** Nothing to write: the inventory learns what it did not know. */
+  const adopt = Effect.fnUntraced(function* (
+    claim: number,
+    request: Request,
+    { changes, held, mirror, plan }: Effect.Success<ReturnType<typeof prepare>>
+  ) {
+    const { commit } = request.data
+    const isInClone = Equal.equals(yield* mirror.applied, commitOf(held))
+    if (isInClone && isKept(held, request) && sameFiles(Inventory.filesOf(held), changes.unchanged)) {
+      yield* Ref.set(same, Option.some(commit))
+      return yield* Effect.ignore(mirror.tidy(Plan.blobs(plan)))
+    }
+    yield* save(claim, { version: 1, origin: origin(request), files: changes.unchanged })
+    yield* Ref.set(same, Option.none())
+    yield* Effect.ignore(mirror.setApplied(commit, Plan.blobs(plan)))
+  })
+
+  /** Brings the files to where the commit has them; what is left then is to make that last. */
+  const bring = Effect.fnUntraced(function* (claim: number, request: Request) {
+    const prepared = yield* prepare(request, yield* Ref.get(trusted))
+    const last = yield* Changes.isEmpty(prepared.changes)
+      ? Effect.as(adopt(claim, request, prepared), Effect.void)
+      : write(claim, request, prepared)
+    return { ...prepared, last }
+  })
 
   const apply = Effect.fnUntraced(
     function* (request: Request) {
-      const claim = yield* owner.claim
-      // Nor open is what could not be taken back.
-      const isOpen = Option.contains(yield* Ref.get(opened), claim) && Option.isNone(yield* Apply.interrupted)
-      if (!isOpen) yield* open(claim)
-      return yield* bring(claim, isOpen ? request : { ...request, trust: "disk" })
+      const claim = yield* enter
+      const isUp = request.gateway === "up"
+      const { changes, last, plan, unmanaged } = yield* bring(claim, request).pipe(
+        Effect.tapError(() => (isUp ? Effect.ignore(scanOwed(claim)) : Effect.void))
+      )
+      if (!isUp) yield* owe(Plan.scansFor(plan.files.keys()))
+      const [, scanned] = yield* Effect.all([last, isUp ? scan : Effect.succeed([])], { concurrency: 2 })
+      yield* noteScanned(claim, scanned)
+      if (isUp) yield* Ref.set(trusted, "inventory")
+      return { ...counts(changes), projects: projectsOf(plan.files.keys()), scanned, unmanaged } satisfies Applied
     },
     Effect.provideService(Volume, volume)
   )
 
+  const settle = Effect.flatMap(enter, scanOwed).pipe(Effect.provideService(Volume, volume))
+
+  const pause = Effect.gen(function* () {
+    const claim = yield* enter
+    const held = yield* Ref.get(inventory)
+    const origin = Option.getOrUndefined(originOf(held))
+    if (Option.isNone(held) || origin?.metadata === undefined || origin.metadata["paused"] === "true") return
+    const metadata = { ...origin.metadata, paused: "true" }
+    yield* save(claim, { ...held.value, origin: { ...origin, metadata } })
+  }).pipe(Effect.provideService(Volume, volume))
+
   const count = Effect.fnUntraced(
-    function* (request: Request) {
-      const { changes, mirror } = yield* prepare({ ...request, trust: "disk" })
+    function* (request: Pick<Request, "data" | "profile">) {
+      const { changes, mirror } = yield* prepare(request, "disk")
       yield* Apply.rehearse({ changes, readBlobs: mirror.readBlobs })
       return counts(changes)
     },
@@ -361,15 +423,29 @@ const make = Effect.gen(function* () {
   const synced = Effect.flatMap(owed, (kinds) => (kinds.length === 0 ? known : Effect.succeedNone))
 
   return Sync.of({
-    open: Effect.flatMap(owner.claim, open),
+    complete: Effect.asVoid(Effect.provideService(enter, Volume, volume)),
+    settle,
+    pause,
     apply,
     count,
     holds,
     synced,
-    kept,
     isHalfway: Effect.map(Ref.get(opened), Option.isNone)
   })
 })
+
+const formerMetadata = ".stoker/metadata.json"
+
+/** But for what comes anew with each commit. */
+const lasting = (data: Readonly<Record<string, string>>) =>
+  Record.filter(data, (_, key) => !["commit", "ref", "revision", "traceparent"].includes(key))
+
+/** Whether the files came by the same metadata, whatever the commit. */
+const isKept = (held: Option.Option<Inventory.Inventory>, { raw }: Wanted.Heard): boolean =>
+  Option.exists(
+    held,
+    ({ origin }) => origin?.metadata !== undefined && Equal.equals(lasting(origin.metadata), lasting(raw))
+  )
 
 const projectsOf = (paths: Iterable<string>): ReadonlyArray<string> => {
   const names = new Set<string>()

@@ -1,15 +1,23 @@
 /**
- * What the controller wants of this gateway: the metadata ConfigMap, watched, and the last one kept on the volume for a
- * start without an API server.
+ * What the controller wants of this gateway: the metadata ConfigMap, watched; for a start without an API server the one by
+ * which the files of the volume came.
  */
-import { Context, Effect, Equal, Layer, Option, Record, Schema, Stream, SubscriptionRef } from "effect"
+import { Context, Effect, Equal, Layer, Option, Schema, Stream, SubscriptionRef } from "effect"
 import * as Metadata from "../api/Metadata.ts"
 import * as Names from "../api/Names.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import * as Watcher from "../kubernetes/Watcher.ts"
+import * as Inventory from "./Inventory.ts"
+import * as Journal from "./Journal.ts"
 import { Settings } from "./Settings.ts"
 import { Volume } from "./Volume.ts"
+
+/** Metadata, and the map's `data` that it was read from. */
+export interface Heard {
+  readonly data: Metadata.Data
+  readonly raw: Readonly<Record<string, string>>
+}
 
 export type State =
   /** The API server has not been heard yet. */
@@ -18,9 +26,9 @@ export type State =
   | { readonly _tag: "Missing" }
   /** It cannot be read. Files stay as they are. */
   | { readonly _tag: "Invalid"; readonly message: string }
-  | { readonly _tag: "Known"; readonly data: Metadata.Data }
+  | (Heard & { readonly _tag: "Known" })
   /** From the volume: it may be out of date. */
-  | { readonly _tag: "Kept"; readonly data: Metadata.Data }
+  | (Heard & { readonly _tag: "Kept" })
 
 export class Wanted extends Context.Service<
   Wanted,
@@ -32,14 +40,8 @@ export class Wanted extends Context.Service<
     readonly watch: Effect.Effect<never>
     /** Looks itself while the watch is not in order, as long as 2 s; else there is nothing to do. */
     readonly refresh: Effect.Effect<void>
-    /** Takes what the volume keeps, if nothing was heard so far and it is about this gateway. */
+    /** Takes the one by which the volume's files came, if nothing was heard so far and it is about this gateway. */
     readonly useKept: Effect.Effect<void>
-    /**
-     * Keeps what was heard last on the volume.
-     * @param commit the one that the volume holds, which is kept instead of what was heard: a start without API and git
-     * has it, and nothing is written for a commit that changes no file
-     */
-    readonly keep: (commit: Option.Option<string>) => Effect.Effect<void>
   }
 >()("stoker/agent/Wanted") {
   static readonly layer = Layer.effect(
@@ -55,51 +57,27 @@ const ConfigMap = Schema.Struct({
 type ConfigMap = typeof ConfigMap.Type
 const decodeConfigMap = Schema.decodeUnknownEffect(ConfigMap)
 
-const Kept = Schema.fromJsonString(
-  Schema.Struct({
-    namespace: Schema.String,
-    cr: Schema.String,
-    profile: Schema.String,
-    data: Schema.Record(Schema.String, Schema.String)
-  })
-)
-const decodeKept = Schema.decodeUnknownEffect(Kept)
-const encodeKept = Schema.encodeSync(Kept)
-const file = ".stoker/metadata.json"
-
-/** But for what comes anew with each commit. */
-const lasting = (data: Readonly<Record<string, string>>) =>
-  Record.filter(data, (_, key) => !["ref", "revision", "traceparent"].includes(key))
-
 const make = Effect.gen(function* () {
   const settings = yield* Settings
   const volume = yield* Volume
   const client = yield* ApiClient
   const state = yield* SubscriptionRef.make<State>({ _tag: "Unheard" })
   const name = Names.metadataMap(settings.crName)
-  const identity = { namespace: settings.crNamespace, cr: settings.crName, profile: settings.profile }
-  /** The map's data as it was heard. */
-  let raw: Readonly<Record<string, string>> | undefined
 
   const heard = Effect.fnUntraced(function* (map: ConfigMap | undefined) {
-    if (map === undefined) {
-      raw = undefined
-      return yield* SubscriptionRef.set(state, { _tag: "Missing" })
-    }
+    if (map === undefined) return yield* SubscriptionRef.set(state, { _tag: "Missing" })
+    const raw = map.data ?? {}
+    const former = yield* SubscriptionRef.get(state)
     // Found again, or changed in something else than its data.
-    if (raw !== undefined && Equal.equals(raw, map.data)) return
-    raw = undefined
-    yield* Metadata.decode(map.data ?? {}).pipe(
+    if (former._tag === "Known" && Equal.equals(former.raw, raw)) return
+    yield* Metadata.decode(raw).pipe(
       Effect.matchEffect({
         onFailure: (error) =>
           SubscriptionRef.set(state, {
             _tag: "Invalid",
             message: `the ConfigMap ${name} cannot be read (is the controller of another version?): ${error.message}`
           }),
-        onSuccess: (data) => {
-          raw = map.data
-          return SubscriptionRef.set(state, { _tag: "Known", data })
-        }
+        onSuccess: (data) => SubscriptionRef.set(state, { _tag: "Known", data, raw })
       })
     )
   })
@@ -161,32 +139,15 @@ const make = Effect.gen(function* () {
     if (Option.isSome(found) && !watching) yield* heard(found.value)
   })
 
-  /** What the volume keeps, if it is about this gateway. */
-  const kept = Effect.gen(function* () {
-    const [sight] = yield* volume.look([file])
-    if (sight?._tag !== "File") return undefined
-    const { data, ...about } = yield* decodeKept(Buffer.from(yield* volume.read(file)).toString())
-    return Equal.equals(about, identity) ? data : undefined
-  })
-
   const useKept = Effect.gen(function* () {
-    const found = yield* kept
-    if (found === undefined) return
-    const data = yield* Metadata.decode(found)
-    yield* SubscriptionRef.update(state, (now): State => (now._tag === "Unheard" ? { _tag: "Kept", data } : now))
+    const origin = Option.getOrUndefined(yield* Journal.origin)
+    if (origin?.metadata === undefined || !Inventory.isOf(origin, settings)) return
+    const raw = origin.metadata
+    const data = yield* Metadata.decode(raw)
+    yield* SubscriptionRef.update(state, (now): State => (now._tag === "Unheard" ? { _tag: "Kept", data, raw } : now))
   }).pipe(
+    Effect.provideService(Volume, volume),
     Effect.catch((error) => Effect.logWarning(`the metadata kept on the volume cannot be used: ${error.message}`))
-  )
-
-  const keep = Effect.fnUntraced(
-    function* (commit: Option.Option<string>) {
-      if (raw === undefined) return
-      const data = Option.isSome(commit) ? { ...raw, commit: commit.value } : raw
-      const former = yield* Effect.orElseSucceed(kept, () => undefined)
-      if (former !== undefined && Equal.equals(lasting(former), lasting(data))) return
-      yield* volume.replace(file, encodeKept({ ...identity, data }))
-    },
-    Effect.catch((error) => Effect.logWarning(`the metadata cannot be kept on the volume: ${error.message}`))
   )
 
   return Wanted.of({
@@ -199,8 +160,7 @@ const make = Effect.gen(function* () {
       ),
     watch,
     refresh,
-    useKept,
-    keep
+    useKept
   })
 })
 

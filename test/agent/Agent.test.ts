@@ -77,8 +77,6 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       yield* want(first, {}, trace("1"))
       yield* Layer.build(agent)
       yield* api.awaitReport(synced(first))
-      const kept = Effect.orElseSucceed(read(".stoker/metadata.json"), () => "")
-      yield* until(Effect.map(kept, (text) => text.includes(first)))
       /** Everything in the data directory, folders too, but the mark that is renewed every few seconds. */
       const written = Effect.gen(function* () {
         const names = yield* fs.readDirectory(dataDir, { recursive: true })
@@ -99,10 +97,13 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
       }
       assert.deepStrictEqual((yield* gateway.counters).requests, before.requests)
       assert.deepStrictEqual(yield* written, disk)
-      // What else is in the metadata is kept all the same, with the commit that the files are of.
+      // What else is in the metadata is kept all the same, with the commit that came with it.
+      const inventory = read(".stoker/applied.json")
+      assert.include(yield* inventory, first)
       yield* want(last, { syncPeriod: 7 })
-      yield* until(Effect.map(kept, (text) => text.includes('\\"syncPeriod\\":7')))
-      assert.include(yield* kept, first)
+      yield* until(Effect.map(inventory, (text) => text.includes('\\"syncPeriod\\":7')))
+      assert.include(yield* inventory, last)
+      assert.notInclude(yield* inventory, first)
     })
   )
 
@@ -162,19 +163,18 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "leaves another pod's agent what that keeps on the volume, once it has taken it over",
     Effect.gen(function* () {
-      const { api, begin, exists, read, repository, want, write } = yield* makePlant()
+      const { api, begin, read, repository, want, write } = yield* makePlant()
       yield* begin(view("one"))
-      yield* until(exists(".stoker/metadata.json"))
       const at = yield* Clock.currentTimeMillis
       yield* write(".stoker/owner", JSON.stringify({ pod: "plant/other-0", uid: "other", at }))
-      yield* write(".stoker/metadata.json", "theirs")
+      yield* write(".stoker/applied.json", "theirs")
       // When the second has been answered, all that follows from the first is over.
       for (const text of ["two", "three"]) {
         const revision = yield* want(yield* repository.commit({ files: view(text) }))
         const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
         assert.match(report.errorMessage ?? "", /in use by the agent of pod plant\/other-0/)
       }
-      assert.strictEqual(yield* read(".stoker/metadata.json"), "theirs")
+      assert.strictEqual(yield* read(".stoker/applied.json"), "theirs")
       assert.strictEqual(yield* read(viewFile), '{"text":"one"}')
     })
   )
@@ -554,7 +554,7 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
   test(
     "without an API server, goes by what the volume keeps, gateway's port included, and then by what is new",
     Effect.gen(function* () {
-      const { agent, api, exists, gateway, probe, read, repository, want, write } = yield* makePlant({
+      const { agent, api, gateway, probe, read, repository, want, write } = yield* makePlant({
         environment: { GATEWAY_PORT: "1" }
       })
       yield* gateway.awaitPhase("running")
@@ -564,7 +564,6 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
         Effect.gen(function* () {
           yield* Layer.build(agent)
           yield* api.awaitReport(synced(first))
-          yield* until(exists(".stoker/metadata.json"))
         })
       )
       yield* api.setAway(true)
@@ -585,7 +584,7 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
     test(
       `after ${sync} sync and commits that change nothing here, without API server and git, puts back what was changed`,
       Effect.gen(function* () {
-        const { agent, api, dataDir, exists, gateway, probe, read, repository, want, write } = yield* makePlant()
+        const { agent, api, dataDir, gateway, probe, read, repository, want, write } = yield* makePlant()
         const fs = yield* FileSystem.FileSystem
         yield* gateway.awaitPhase("running")
         const first = yield* repository.commit({ files: view("one") })
@@ -604,7 +603,6 @@ layer(services, { excludeTestServices: true })("Agent", (it) => {
             // A newer one that cannot be had is not what is on the volume.
             const revision = yield* want("1".repeat(40))
             yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
-            yield* until(exists(".stoker/metadata.json"))
           })
         )
         yield* gateway.setPhase("down")

@@ -4,7 +4,6 @@ import {
   Clock,
   Context,
   Deferred,
-  Duration,
   Effect,
   Exit,
   Fiber,
@@ -22,6 +21,7 @@ import { blobId, Volume, VolumeError } from "../../src/agent/Volume.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
 import { filesOf, type GatewayModel } from "../../src/sandbox/gateway/GatewayModel.ts"
 import { Health } from "../../src/telemetry/Health.ts"
+import { fast, hasty, makeClock } from "./Clocks.ts"
 import { config, kinds, makePlant, services, silent, synced, token, until, view, viewFile } from "./Plant.ts"
 
 /** A disk that can be told to refuse an operation. */
@@ -110,50 +110,6 @@ const fails = (route: string) => ({
 /** The text of every view that the gateway works with. */
 const viewsIn = (model: GatewayModel) =>
   [...filesOf(model)].flatMap(([path, { text }]) => (path.endsWith("/view.json") ? [text] : []))
-
-/** A clock by which everything that waits is done 20 times as soon, which leaves a slow machine its time. */
-const hasty = Effect.map(Clock.Clock, (real): Clock.Clock => ({
-  sleep: (duration) => real.sleep(Duration.times(duration, 0.05)),
-  currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe(),
-  currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe(),
-  monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe(),
-  currentTimeMillis: real.currentTimeMillis,
-  currentTimeNanos: real.currentTimeNanos,
-  monotonicTimeNanos: real.monotonicTimeNanos
-}))
-
-/** A clock that goes 10 times as fast as the real one. */
-const fast = Effect.map(Clock.Clock, (real): Clock.Clock => {
-  const begun = { millis: real.currentTimeMillisUnsafe(), monotonic: real.monotonicTimeNanosUnsafe() }
-  const millis = () => begun.millis + 10 * (real.currentTimeMillisUnsafe() - begun.millis)
-  const monotonic = () => begun.monotonic + 10n * (real.monotonicTimeNanosUnsafe() - begun.monotonic)
-  return {
-    sleep: (duration) => real.sleep(Duration.times(duration, 0.1)),
-    currentTimeMillisUnsafe: millis,
-    currentTimeNanosUnsafe: () => BigInt(millis()) * 1_000_000n,
-    monotonicTimeNanosUnsafe: monotonic,
-    currentTimeMillis: Effect.sync(millis),
-    currentTimeNanos: Effect.sync(() => BigInt(millis()) * 1_000_000n),
-    monotonicTimeNanos: Effect.sync(monotonic)
-  }
-})
-
-/** A clock that can be set, in milliseconds beside the real one; sleeping is real. */
-const makeClock = Effect.gen(function* () {
-  const real = yield* Clock.Clock
-  const offset = yield* Ref.make({ wall: 0, monotonic: 0 })
-  const nanos = (millis: number) => BigInt(millis) * 1_000_000n
-  const clock: Clock.Clock = {
-    sleep: (duration) => real.sleep(duration),
-    currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe() + Ref.getUnsafe(offset).wall,
-    currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe() + nanos(Ref.getUnsafe(offset).wall),
-    monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe() + nanos(Ref.getUnsafe(offset).monotonic),
-    currentTimeMillis: Effect.sync(() => clock.currentTimeMillisUnsafe()),
-    currentTimeNanos: Effect.sync(() => clock.currentTimeNanosUnsafe()),
-    monotonicTimeNanos: Effect.sync(() => clock.monotonicTimeNanosUnsafe())
-  }
-  return { clock, set: (next: { readonly wall: number; readonly monotonic: number }) => Ref.set(offset, next) }
-})
 
 layer(services, { excludeTestServices: true })("A fault", (it) => {
   const test = (name: string, body: Effect.Effect<void, unknown, Layer.Success<typeof services> | Scope.Scope>) =>
@@ -796,7 +752,7 @@ layer(services, { excludeTestServices: true })("A fault", (it) => {
         const first = yield* repository.commit({ files: view("one") })
         yield* want(first)
         yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
-        assert.include(yield* read(".stoker/metadata.json"), first)
+        assert.include(yield* read(".stoker/applied.json"), first)
         yield* gateway.setPhase("down")
         yield* gateway.awaitPhase("down")
         yield* want(yield* repository.commit({ files: view("two") }))

@@ -171,6 +171,15 @@ export interface Options extends Partial<SimulatedGateway.Options> {
   readonly environment?: Readonly<Record<string, string>>
 }
 
+/** A disk that does some operations otherwise. */
+export const hooked =
+  (other: (volume: (typeof Volume)["Service"]) => Partial<(typeof Volume)["Service"]>): NonNullable<Options["disk"]> =>
+  (real) =>
+    Layer.effect(
+      Volume,
+      Effect.map(Volume, (volume) => Volume.of({ ...volume, ...other(volume) }))
+    ).pipe(Layer.provide(real))
+
 /** One gateway, its repository and its API server. The agent runs in the scope in which its layer is built. */
 export const makePlant = Effect.fnUntraced(function* ({
   deadlines,

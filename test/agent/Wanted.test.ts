@@ -9,14 +9,16 @@ import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 
 const data = { commit: "1".repeat(40), ref: "main", gitURL: "http://localhost/a.git", profiles: "{}" }
-const kept = { namespace: "plant", cr: "site", profile: "default", data }
+const origin = { commit: data.commit, namespace: "plant", cr: "site", profile: "default", metadata: data }
+const inventory = (origin: unknown) => JSON.stringify({ version: 1, origin, files: {} })
 
-/** What a process makes of a volume on which this is kept, before it has heard the API server. */
-const stateWith = Effect.fnUntraced(function* (file: string) {
+/** What a process makes of a volume with this inventory, before it has heard the API server. */
+const stateWith = Effect.fnUntraced(function* (applied: string, journal?: unknown) {
   const fs = yield* FileSystem.FileSystem
   const root = yield* fs.makeTempDirectoryScoped({ prefix: "stoker-wanted-test-" })
   yield* fs.makeDirectory(`${root}/.stoker`)
-  yield* fs.writeFileString(`${root}/.stoker/metadata.json`, file)
+  yield* fs.writeFileString(`${root}/.stoker/applied.json`, applied)
+  if (journal !== undefined) yield* fs.writeFileString(`${root}/.stoker/journal.json`, JSON.stringify(journal))
   const environment = { POD_NAME: "p-0", POD_NAMESPACE: "plant", CR_NAME: "site", DATA_PATH: root, API_KEY_FILE: "/k" }
   return yield* Effect.gen(function* () {
     const wanted = yield* Wanted.Wanted
@@ -34,11 +36,23 @@ const stateWith = Effect.fnUntraced(function* (file: string) {
 })
 
 layer(NodeServices.layer)("Wanted", (it) => {
-  it.effect("without an API server, is what the volume keeps of this very gateway", () =>
+  it.effect("without an API server, is that by which the files of this very gateway came", () =>
     Effect.gen(function* () {
-      const state = yield* stateWith(JSON.stringify(kept))
+      const state = yield* stateWith(inventory(origin))
       assert.strictEqual(state._tag, "Kept")
       assert.strictEqual(Option.getOrThrow(Wanted.dataOf(state)).commit, data.commit)
+    })
+  )
+
+  it.effect("without an API server, is that of an apply which is to be completed", () =>
+    Effect.gen(function* () {
+      const commit = "2".repeat(40)
+      const next = { ...origin, commit, metadata: { ...data, commit } }
+      const journal = { _tag: "Apply", origin: next, clear: [], writes: [], deletes: [], scans: [] }
+      const state = yield* stateWith(inventory(origin), journal)
+      assert.strictEqual(Option.getOrThrow(Wanted.dataOf(state)).commit, commit)
+      const unknown = yield* stateWith(inventory(origin), { ...journal, origin: undefined })
+      assert.strictEqual(unknown._tag, "Unheard")
     })
   )
 
@@ -112,11 +126,12 @@ layer(NodeServices.layer)("Wanted", (it) => {
   )
 
   const others: ReadonlyArray<readonly [string, string]> = [
-    ["another namespace", JSON.stringify({ ...kept, namespace: "other" })],
-    ["another GatewaySync", JSON.stringify({ ...kept, cr: "other" })],
-    ["another profile", JSON.stringify({ ...kept, profile: "other" })],
-    ["half a file", JSON.stringify(kept).slice(0, 40)],
-    ["no commit", JSON.stringify({ ...kept, data: { ...data, commit: "main" } })]
+    ["that of another namespace", inventory({ ...origin, namespace: "other" })],
+    ["that of another GatewaySync", inventory({ ...origin, cr: "other" })],
+    ["that of another profile", inventory({ ...origin, profile: "other" })],
+    ["half a file", inventory(origin).slice(0, 40)],
+    ["none", inventory({ ...origin, metadata: undefined })],
+    ["one without a commit", inventory({ ...origin, metadata: { ...data, commit: "main" } })]
   ]
   for (const [name, file] of others) {
     it.effect(`is unknown where the volume keeps ${name}`, () =>

@@ -3,6 +3,7 @@ import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { assert, layer } from "@effect/vitest"
 import { Effect, FileSystem, Layer, Schema } from "effect"
 import { fileURLToPath } from "node:url"
+import * as Inventory from "../../src/agent/Inventory.ts"
 import * as Metadata from "../../src/api/Metadata.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
 import * as SimulatedGateway from "../../src/sandbox/SimulatedGateway.ts"
@@ -15,11 +16,12 @@ const count = 3000
 const files = Object.fromEntries(
   Array.from({ length: count }, (_, n) => [`site/${views}/v${n}/view.json`, JSON.stringify({ n })])
 )
+const decodeInventory = Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Struct({ files: Inventory.Files })))
 const decodeMark = Schema.decodeUnknownEffect(
   Schema.fromJsonString(Schema.Struct({ pod: Schema.String, uid: Schema.String }))
 )
 
-/** A gateway and its volume. There is no API server: what the volume keeps says what is wanted. */
+/** A gateway and its volume. There is no API server: what the volume says of its files is what is wanted. */
 const makePlant = Effect.fnUntraced(function* (name: string) {
   const fs = yield* FileSystem.FileSystem
   const folder = yield* fs.makeTempDirectoryScoped({ prefix: "stoker-agent-process-" })
@@ -31,14 +33,14 @@ const makePlant = Effect.fnUntraced(function* (name: string) {
   const repository = yield* (yield* GitServer).create(name)
   const profile = effective({ mappings: [{ source: "site/projects", destination: "projects" }] })
   const want = Effect.fnUntraced(function* (files: Readonly<Record<string, string>>) {
-    const { traceparent: _, ...data } = Metadata.encode(
+    const { traceparent: _, ...metadata } = Metadata.encode(
       metadataOf(repository.url, yield* repository.commit({ files }), profile),
       () => "1"
     )
-    yield* fs.writeFileString(
-      `${dataDir}/.stoker/metadata.json`,
-      JSON.stringify({ namespace: "plant", cr: "site", profile: "default", data })
-    )
+    const file = `${dataDir}/.stoker/applied.json`
+    const held = (yield* fs.exists(file)) ? yield* decodeInventory(yield* fs.readFileString(file)) : { files: {} }
+    const origin = { commit: metadata["commit"], namespace: "plant", cr: "site", profile: "default", metadata }
+    yield* fs.writeFileString(file, JSON.stringify({ version: 1, origin, files: held.files }))
   })
   const start = (pod: string) =>
     Product.run(["agent"], {

@@ -1,0 +1,136 @@
+/** What was begun is completed, and what is owed is made, whatever is wanted by then and whatever can be had. */
+import { assert, layer } from "@effect/vitest"
+import { Effect, Layer, Ref, type Scope, SubscriptionRef } from "effect"
+import { VolumeError } from "../../src/agent/Volume.ts"
+import { Failure } from "../../src/sandbox/gateway/Faults.ts"
+import { filesOf } from "../../src/sandbox/gateway/GatewayModel.ts"
+import { config, hooked, kinds, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
+
+const status = (code: number) => Failure.cases.Status.make({ status: code })
+
+/** Two views, so that there is a middle. */
+const views = (text: string) => ({
+  ...view(text),
+  ...Object.fromEntries(Object.entries(view(text)).map(([path, content]) => [path.replace("/main/", "/aaa/"), content]))
+})
+
+layer(services, { excludeTestServices: true })("An agent", (it) => {
+  const test = (name: string, body: Effect.Effect<void, unknown, Layer.Success<typeof services> | Scope.Scope>) =>
+    it.effect(name, () => Effect.provide(body, silent))
+
+  for (const [name, next] of [
+    ["is deleted", undefined],
+    ["cannot be read", {}]
+  ] as const) {
+    test(
+      `halfway through a commit when the metadata ${name}: completes it, and no scan reads the middle`,
+      Effect.gen(function* () {
+        const refuses = yield* Ref.make(false)
+        const disk = hooked((volume) => ({
+          rename: (from, to) =>
+            Effect.flatMap(Ref.get(refuses), (refuses) =>
+              refuses && to.includes("/main/")
+                ? Effect.fail(new VolumeError({ operation: "rename to", path: to, code: "EIO" }))
+                : volume.rename(from, to)
+            )
+        }))
+        const { api, begin, gateway, read, repository, want } = yield* makePlant({ disk, scanFrequency: "50 millis" })
+        yield* begin(views("one"))
+        yield* Ref.set(refuses, true)
+        yield* want(yield* repository.commit({ files: views("two") }))
+        yield* api.awaitReport(({ errorMessage }) => /EIO/.test(errorMessage ?? ""))
+        yield* SubscriptionRef.set(api.metadata, next)
+        const report = yield* api.awaitReport(({ errorMessage }) =>
+          /no metadata|cannot be read/.test(errorMessage ?? "")
+        )
+        assert.match(report.errorMessage ?? "", /Besides, .*EIO/)
+        assert.isUndefined(report.syncedCommit)
+        yield* Ref.set(refuses, false)
+        yield* until(Effect.map(read(viewFile), (text) => text === '{"text":"two"}'))
+        // The scan that is owed frees the lock.
+        yield* gateway.awaitScan(1)
+        yield* gateway.awaitHistory((history) => history.some(({ model }) => textsOf(model).has('{"text":"two"}')))
+        for (const { model } of yield* gateway.history) {
+          assert.isAtMost(textsOf(model).size, 1, [...textsOf(model)].join())
+        }
+        assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
+      })
+    )
+  }
+
+  for (const code of [409, 500]) {
+    test(
+      `that owes a scan makes it while the next commit's lock is refused (${code})`,
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
+        const first = yield* repository.commit({ files: config("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+        yield* gateway.faults.clear
+        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan-lock/projects", failure: status(code) })
+        yield* want(yield* repository.commit({ files: view("two") }))
+        const report = yield* api.awaitReport(({ syncedCommit }) => syncedCommit === first)
+        assert.match(report.errorMessage ?? "", /scan-lock\/projects/)
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["config"])
+      })
+    )
+  }
+
+  for (const [name, expected] of [
+    ["metadata is gone", /no metadata/],
+    ["profile is gone", /no profile/]
+  ] as const) {
+    test(
+      `that owes a scan makes it though the ${name}, and says what keeps it from that`,
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
+        const first = yield* repository.commit({ files: config("one") })
+        yield* want(first)
+        yield* Layer.build(agent)
+        yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+        yield* name === "metadata is gone"
+          ? SubscriptionRef.set(api.metadata, undefined)
+          : want(first, {}, { profiles: {} })
+        const report = yield* api.awaitReport(({ errorMessage }) => expected.test(errorMessage ?? ""))
+        assert.match(report.errorMessage ?? "", /Besides, .*scan\/config/)
+        assert.isUndefined(report.syncedCommit)
+        yield* gateway.faults.clear
+        const made = yield* api.awaitReport(({ syncedCommit }) => syncedCommit === first)
+        assert.match(made.errorMessage ?? "", expected)
+        assert.notInclude(made.errorMessage, "Besides")
+        assert.deepStrictEqual(kinds(yield* gateway.scans), ["config"])
+      })
+    )
+  }
+
+  test(
+    "that owes a scan makes none while it is paused",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
+      const first = yield* repository.commit({ files: config("one") })
+      yield* want(first)
+      yield* Layer.build(agent)
+      yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+      yield* gateway.faults.clear
+      // When the second has been answered, all that follows from the first is over.
+      for (const syncPeriod of [5, 6]) {
+        const revision = yield* want(first, { paused: true, syncPeriod })
+        const report = yield* api.awaitReport(({ observedRevision }) => observedRevision === revision)
+        assert.isUndefined(report.syncedCommit)
+      }
+      assert.deepStrictEqual(kinds(yield* gateway.scans), [])
+      yield* want(first)
+      yield* api.awaitReport(synced(first))
+    })
+  )
+})
+
+const textsOf = (model: Parameters<typeof filesOf>[0]) =>
+  new Set([...filesOf(model)].flatMap(([path, { text }]) => (path.endsWith("/view.json") ? [text] : [])))
