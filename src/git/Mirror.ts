@@ -363,7 +363,9 @@ export const make = Effect.fnUntraced(function* (options: Options) {
     const tips = new Set(yield* clone.tips)
     yield* Ref.set(ensured, tips)
     yield* clone.setShallow((yield* clone.shallow).filter((commit) => tips.has(commit)))
-    yield* sweeping(git.run(["repack", "-a", "-d", "-q"], { gitDir: folder, config: promisor, deadline }))
+    // As they came: looking for better deltas takes most of the time and memory, and saves a clone that is bounded little.
+    const config = { ...promisor, "pack.window": "0" }
+    yield* sweeping(git.run(["repack", "-a", "-d", "-q"], { gitDir: folder, config, deadline }))
   })
 
   const setNeeded = Effect.flatMap(clone.packs, ({ bytes }) => clone.setNeeded(bytes))
