@@ -88,16 +88,25 @@ export const hook = Effect.gen(function* () {
   const release = (tag: string) => ({ action: "published", release: { tag_name: tag }, repository })
 
   yield* quiet(plant.controller.pid)
+  // What one core does that has nothing else to do: this program, which sends, takes as much again. Who attacks goes on,
+  // so the last round counts; in the first one code is still being compiled.
   const guesses = 10_000
   yield* Effect.replicateEffect(post("Bearer guess", { ref: "v1" }), 500, { concurrency: 64 })
-  const cpuBefore = cpuSeconds(plant.controller.pid)
-  const rejected = yield* timed(
-    Effect.replicateEffect(post("Bearer guess", { ref: "v1" }), guesses, { concurrency: 64 })
+  const refusals = yield* Effect.forEach([1, 2, 3, 4], () =>
+    Effect.gen(function* () {
+      const cpuBefore = cpuSeconds(plant.controller.pid)
+      const { ms, value } = yield* timed(
+        Effect.replicateEffect(post("Bearer guess", { ref: "v1" }), guesses, { concurrency: 64 })
+      )
+      return {
+        perSecond: Math.round(guesses / (cpuSeconds(plant.controller.pid) - cpuBefore)),
+        byTheClock: Math.round((guesses / ms) * 1000),
+        strange: value.filter(({ status }) => status !== 401 && status !== 429).length
+      }
+    })
   )
-  // What one core does that has nothing else to do: this program, which sends, takes as much again.
-  const perSecond = Math.round(guesses / (cpuSeconds(plant.controller.pid) - cpuBefore))
-  const byTheClock = Math.round((guesses / rejected.ms) * 1000)
-  const strange = rejected.value.filter(({ status }) => status !== 401 && status !== 429).length
+  const { byTheClock, perSecond } = refusals.at(-1)!
+  const strange = refusals.reduce((sum, round) => sum + round.strange, 0)
 
   const before = rss(plant.controller.pid)
   const held = yield* Effect.scoped(
@@ -173,11 +182,11 @@ export const hook = Effect.gen(function* () {
       data: { ms: resolved, asked }
     },
     {
-      what: "requests with wrong credentials, refused in a second of one core's time",
-      value: `${perSecond} (${byTheClock} by the clock, beside the program that sends), ${strange} answered otherwise`,
+      what: "requests with wrong credentials, refused in a second of one core's time, of the fourth 10 000",
+      value: `${perSecond} (${byTheClock} by the clock, beside the program that sends), ${refusals[0]!.perSecond} of the first ${guesses}; ${strange} answered otherwise`,
       aim: "≥ 5 000",
       met: perSecond >= 5000 && strange === 0,
-      data: { perSecond, byTheClock, strange }
+      data: { perSecond, rounds: refusals, strange }
     },
     {
       what: `memory of the controller under ${connections} silent connections`,
