@@ -99,6 +99,10 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
         const report = yield* api.awaitReport(({ errorMessage }) => expected.test(errorMessage ?? ""))
         assert.match(report.errorMessage ?? "", /Besides, .*scan\/config/)
         assert.isUndefined(report.syncedCommit)
+        // Not by the half minute after which it looks for the metadata again: that is longer than a test.
+        const tries = Effect.map(gateway.counters, ({ requests }) => requests["POST /data/api/v1/scan/config"] ?? 0)
+        const before = yield* tries
+        yield* until(Effect.map(tries, (tries) => tries >= before + (name === "metadata is gone" ? 2 : 0)))
         yield* gateway.faults.clear
         const made = yield* api.awaitReport(({ syncedCommit }) => syncedCommit === first)
         assert.match(made.errorMessage ?? "", expected)
