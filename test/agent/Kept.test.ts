@@ -102,10 +102,10 @@ layer(services, { excludeTestServices: true })("A start without an API server", 
   }
 
   test(
-    "killed while the gateway scans: does not go back to the commit before",
+    "killed while the gateway scans: puts back the commit that came, not the one before",
     Effect.gen(function* () {
       const plant = yield* makePlant()
-      const { agent, api, gateway, read, repository, want } = plant
+      const { agent, api, gateway, read, repository, want, write } = plant
       yield* gateway.awaitPhase("running")
       const first = yield* repository.commit({ files: view("one") })
       yield* want(first)
@@ -122,6 +122,7 @@ layer(services, { excludeTestServices: true })("A start without an API server", 
           yield* until(Effect.map(journal, (text) => text.includes('"Scan"')))
         })
       )
+      yield* write(viewFile, "seeded")
       yield* startAlone(plant)
       assert.strictEqual(yield* read(viewFile), '{"text":"two"}')
     })
