@@ -60,30 +60,51 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     return leftover.length > 0
   }).pipe(onDisk)
 
-  /** A fresh clone, with the one that was there aside until `dropFormer` or `putBack`. */
-  const begin = Effect.gen(function* () {
-    yield* removeTree(former)
-    // Whatever it is: a link that leads nowhere does not "exist", and is in the way all the same.
-    yield* Effect.catchIf(
-      fs.rename(folder, former),
-      (error) => error.reason._tag === "NotFound",
-      () => Effect.void
-    )
-    yield* create
-  }).pipe(onDisk)
-
-  const dropFormer = removeTree(former).pipe(onDisk)
-
-  const putBack = Effect.andThen(removeTree(folder), fs.rename(former, folder)).pipe(onDisk)
-
-  /** A fresh clone. The old one goes out of the way first, which is at once; removing takes its time. */
-  const replace = Effect.andThen(begin, dropFormer)
-
-  const read = (name: string) =>
-    fs.readFileString(at(name)).pipe(
+  const readFile = (name: string) =>
+    fs.readFileString(name).pipe(
       Effect.map((text) => text.trim()),
       Effect.orElseSucceed(() => undefined)
     )
+  const read = (name: string) => readFile(at(name))
+
+  const appliedIn = (clone: string) =>
+    Effect.map(readFile(path.join(clone, refs.applied)), (text) => [text].find(ObjectId.is))
+  const applied = appliedIn(folder)
+
+  /** The applied commit, as long as only the former clone holds it. */
+  const aside = Effect.flatMap(applied, (commit) =>
+    commit === undefined ? appliedIn(former) : Effect.succeed(undefined)
+  )
+
+  /**
+   * A fresh clone, with the one that was there aside until `dropFormer` or `putBack`. Where the applied commit is aside
+   * already, that one stays there. All of it, or with an error: never ended in between.
+   */
+  const begin = Effect.gen(function* () {
+    if ((yield* aside) !== undefined) yield* removeTree(folder)
+    else {
+      yield* removeTree(former)
+      // Whatever it is: a link that leads nowhere does not "exist", and is in the way all the same.
+      yield* Effect.catchIf(
+        fs.rename(folder, former),
+        (error) => error.reason._tag === "NotFound",
+        () => Effect.void
+      )
+    }
+    yield* create
+  }).pipe(onDisk, Effect.uninterruptible)
+
+  const dropFormer = removeTree(former).pipe(onDisk)
+
+  /** Nothing where the applied commit is in place, or nothing aside. */
+  const putBack = Effect.gen(function* () {
+    if ((yield* applied) !== undefined || !(yield* fs.exists(former))) return
+    yield* removeTree(folder)
+    yield* fs.rename(former, folder)
+  }).pipe(onDisk)
+
+  /** A fresh clone. The old one goes out of the way first, which is at once; removing takes its time. */
+  const replace = Effect.flatMap(aside, (kept) => Effect.andThen(begin, kept === undefined ? dropFormer : Effect.void))
 
   const write = Effect.fnUntraced(function* (name: string, content: string) {
     yield* fs.makeDirectory(path.dirname(at(name)), { recursive: true })
@@ -93,9 +114,7 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
   }, onDisk)
 
   /** The commits that the refs hold on to, each once. */
-  const tips = Effect.map(Effect.all([read(refs.applied), read(refs.fetched)]), (found) => [
-    ...new Set(found.filter(ObjectId.is))
-  ])
+  const tips = Effect.map(Effect.all([applied, read(refs.fetched)]), (found) => [...new Set(found.filter(ObjectId.is))])
 
   /** Commits that are here without their parents. */
   const shallow = Effect.gen(function* () {
@@ -110,8 +129,8 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
   )
 
   // A fresh clone was begun, and has got nothing.
-  if ((yield* fs.exists(former).pipe(onDisk)) && (yield* tips).length === 0) yield* putBack
-  yield* Effect.ignore(dropFormer)
+  if ((yield* tips).length === 0) yield* putBack
+  if ((yield* aside) === undefined) yield* Effect.ignore(dropFormer)
 
   const wasCut = yield* Effect.flatMap(isRepository, (healthy) =>
     healthy ? removeLeftovers : Effect.as(replace, false)
@@ -126,7 +145,8 @@ export const make = Effect.fnUntraced(function* (folder: string, repository: str
     dropFormer,
     putBack,
     tips,
-    applied: read(refs.applied),
+    applied,
+    aside,
     setTip: (ref: keyof typeof refs, commit: string) => write(refs[ref], `${commit}\n`),
     shallow,
     setShallow: (commits: ReadonlyArray<string>) => write("shallow", `${commits.join("\n")}\n`),

@@ -115,9 +115,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const folder = path.resolve(options.folder)
   const clone = yield* CloneFolder.make(folder, url.display)
   const fetching = yield* Semaphore.make(1)
-  const kept = yield* clone.tips
-  const ensured = yield* Ref.make<ReadonlySet<string>>(new Set(kept))
-  const based = yield* Ref.make(kept.length > 0 && (yield* clone.source) === url.display)
+  const ensured = yield* Ref.make<ReadonlySet<string>>(new Set())
+  const based = yield* Ref.make(false)
   /** All but a sound one is replaced by the next fetch; one that has only grown not before that has come. */
   const state = yield* Ref.make<"sound" | "grown" | "damaged">("sound")
   /** The server hands out what refs are at, and nothing by its id. */
@@ -243,40 +242,40 @@ export const make = Effect.fnUntraced(function* (options: Options) {
       )
     )
 
-  const forget = Effect.gen(function* () {
+  /** What is known of the clone is what its folder says. */
+  const recall = Effect.gen(function* () {
     yield* reader.restart
-    yield* Ref.set(ensured, new Set())
-    yield* Ref.set(based, false)
+    const tips = yield* clone.tips
+    yield* Ref.set(ensured, new Set(tips))
+    yield* Ref.set(based, tips.length > 0 && (yield* clone.source) === url.display)
   })
+  yield* recall
 
-  const startOver = Effect.gen(function* () {
-    yield* clone.replace
-    yield* forget
-    yield* Ref.set(state, "sound")
-  })
+  const startOver = Effect.andThen(Effect.ensuring(clone.replace, recall), Ref.set(state, "sound"))
 
-  /** In a fresh clone. The former one is back when the fetch comes to nothing: a start without git needs it. */
-  const afresh = Effect.fnUntraced(function* <A>(fetch: Effect.Effect<A, GitError>) {
-    yield* clone.begin
-    yield* forget
-    yield* Effect.onExit(
-      fetch,
-      Exit.match({
-        onSuccess: () => Effect.andThen(Ref.set(state, "sound"), Effect.ignore(clone.dropFormer)),
-        onFailure: () =>
-          Effect.gen(function* () {
-            yield* reader.restart
-            yield* clone.putBack
-            yield* Ref.set(ensured, new Set(yield* clone.tips))
-            yield* Ref.set(based, true)
-          })
-      })
+  /**
+   * In a fresh clone. The former one stays aside until a commit of the fresh one is applied, because a start without git
+   * needs it, and is back at once when the fetch comes to nothing.
+   */
+  const afresh = <A>(fetch: Effect.Effect<A, GitError>) =>
+    clone.begin.pipe(
+      Effect.andThen(recall),
+      Effect.andThen(fetch),
+      Effect.onExit(
+        Exit.match({
+          onSuccess: () => Ref.set(state, "sound"),
+          onFailure: () => Effect.andThen(clone.putBack, recall)
+        })
+      )
     )
-  })
+
+  /** The applied commit is wanted again, and the clone that has it is still there. */
+  const takeBack = Effect.andThen(Effect.andThen(clone.putBack, recall), Ref.set(state, "sound"))
 
   /** Fetches, looks that it is all there, and starts over once with a fresh clone where it is damaged. */
   const fetchWhole = Effect.fnUntraced(function* (target: Target) {
     const { commit } = target
+    if (commit === (yield* clone.aside)) return yield* takeBack
     const attempt = Effect.gen(function* () {
       yield* fetchCommit(target)
       const [tree] = yield* Stream.runCollect(reader.look([`${commit}^{tree}`]))
@@ -391,7 +390,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   })
 
   const setApplied = (commit: string, blobs: ReadonlyArray<string>) =>
-    Effect.andThen(clone.setTip("applied", commit), tidy(blobs))
+    clone.setTip("applied", commit).pipe(Effect.andThen(Effect.ignore(clone.dropFormer)), Effect.andThen(tidy(blobs)))
 
   const applied = Effect.map(clone.applied, Option.fromNullishOr)
 

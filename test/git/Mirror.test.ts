@@ -28,9 +28,9 @@
  */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, layer } from "@effect/vitest"
-import { Effect, Fiber, FileSystem, Layer, Logger, Redacted, Schedule, Stream } from "effect"
+import { Effect, Fiber, FileSystem, Layer, Logger, PlatformError, Redacted, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import * as Credentials from "../../src/git/Credentials.ts"
 import { GitCommand } from "../../src/git/GitCommand.ts"
@@ -97,6 +97,43 @@ const plant = (sites: number, files: number, size: number) =>
       noise(size, index)
     ])
   )
+
+/** The git server goes away, for as long as the test lasts at most. */
+const outages = Effect.gen(function* () {
+  const server = yield* GitServer
+  const back = Effect.sync(() => server.setFault(undefined))
+  yield* Effect.addFinalizer(() => back)
+  const away = Effect.sync(() =>
+    server.setFault((_, response) => {
+      response.socket?.destroy()
+      return true
+    })
+  )
+  return { away, back }
+})
+
+/** A clone over its bound, which the next fetch replaces, of a repository that has one more commit (`next`). */
+const grown = Effect.fnUntraced(function* (name: string) {
+  const repository = yield* makeRepository(name)
+  const folder = yield* makeFolder
+  const open = openAt(folder, repository.url, { maxBytes: 100_000 })
+  const mirror = yield* open
+  let commit = ""
+  for (const round of [1, 2, 3, 4]) {
+    commit = yield* repository.commit({ a: String(round), image: picture(30_000, round) })
+    yield* repository.push()
+    yield* contents(mirror, { commit }, [""])
+    if (round === 1) writeFileSync(`${folder}/stoker-needed`, "10000")
+    yield* mirror.setApplied(commit, [])
+  }
+  /** What a start does: nothing has changed, and so it tidies. */
+  const opened = Effect.tap(open, (mirror) => mirror.tidy([]))
+  const applied = Effect.fnUntraced(function* (mirror: Mirror.Mirror["Service"]) {
+    assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a"], "4")
+  })
+  const next = Effect.tap(repository.commit({ a: "next" }), () => repository.push())
+  return { applied, folder, next, open: opened }
+})
 
 layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
   it.effect("fetches the site's blobs and nothing else, in two requests; an update in one", () =>
@@ -567,33 +604,17 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
   it.effect("gives up a clone that has grown not before there is another one", () =>
     Effect.gen(function* () {
       const fs = yield* FileSystem.FileSystem
-      const server = yield* GitServer
-      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
-      const repository = yield* makeRepository("grown.git")
-      const folder = yield* makeFolder
-      const open = openAt(folder, repository.url, { maxBytes: 100_000 })
-      const away = (_: IncomingMessage, response: ServerResponse) => {
-        response.socket?.destroy()
-        return true
-      }
+      const { away, back } = yield* outages
+      const { applied, folder, next, open } = yield* grown("grown.git")
       const mirror = yield* open
-      let commit = ""
-      // The last one is over the bound.
-      for (const round of [1, 2, 3, 4]) {
-        commit = yield* repository.commit({ a: String(round), image: picture(30_000, round) })
-        yield* repository.push()
-        yield* contents(mirror, { commit }, [""])
-        if (round === 1) writeFileSync(`${folder}/stoker-needed`, "10000")
-        yield* mirror.setApplied(commit, [])
-      }
+      yield* applied(mirror)
       const packs = packsIn(folder)
-      const next = yield* repository.commit({ a: "next" })
-      yield* repository.push()
-      server.setFault(away)
-      assert.strictEqual((yield* Effect.flip(mirror.ensure({ commit: next }))).reason._tag, "Transport")
+      const commit = yield* next
+      yield* away
+      assert.strictEqual((yield* Effect.flip(mirror.ensure({ commit }))).reason._tag, "Transport")
       const isWhole = Effect.fnUntraced(function* (mirror: Mirror.Mirror["Service"]) {
         assert.deepStrictEqual(packsIn(folder), packs)
-        assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a"], "4")
+        yield* applied(mirror)
       })
       yield* isWhole(mirror)
       // The process is killed in that fetch: nothing yet, or an empty clone.
@@ -601,13 +622,64 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       yield* isWhole(yield* open)
       yield* fs.rename(folder, `${folder}.former`)
       git(`${folder}.former`, "init", "-q", "--bare", folder)
-      const restarted = yield* open
-      yield* isWhole(restarted)
-      server.setFault(undefined)
-      assert.strictEqual((yield* contents(mirror, { commit: next }, ["a"]))["a"], "next")
+      yield* isWhole(yield* open)
+      yield* back
+      assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a"], "next")
+      yield* mirror.setApplied(commit, [])
       assert.isFalse(existsSync(`${folder}.former`))
       assert.notIncludeMembers(packsIn(folder), packs)
       checkWhole(folder)
+    }).pipe(Effect.provide(Logger.layer([])))
+  )
+
+  it.effect("has the applied commit without git until another one is applied, also when that has its own clone", () =>
+    Effect.gen(function* () {
+      const { away, back } = yield* outages
+      for (const how of ["at once", "after a restart", "after a restart with the next one damaged"]) {
+        const { applied, folder, next, open } = yield* grown(`${how.replaceAll(" ", "-")}.git`)
+        const first = yield* open
+        const commit = yield* next
+        // Fetched, and never applied.
+        assert.strictEqual((yield* contents(first, { commit }, ["a"]))["a"], "next", how)
+        if (how.endsWith("damaged")) rmSync(`${folder}/HEAD`)
+        const mirror = how === "at once" ? first : yield* open
+        yield* away
+        yield* applied(mirror)
+        yield* back
+        assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a"], "next", how)
+        yield* away
+        yield* applied(yield* open)
+        assert.strictEqual((yield* contents(mirror, { commit }, ["a"]))["a"], "next", how)
+        assert.isFalse(existsSync(`${folder}.former`), how)
+        checkWhole(folder)
+        yield* back
+      }
+    }).pipe(Effect.provide(Logger.layer([])))
+  )
+
+  it.effect("has the applied commit without git when the disk has no room for a fresh clone", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const { away } = yield* outages
+      const { applied, next, open } = yield* grown("full.git")
+      let isFull = false
+      const filling = FileSystem.FileSystem.of({
+        ...fs,
+        writeFileString: (path, ...rest) =>
+          isFull && path.endsWith("HEAD")
+            ? Effect.fail(PlatformError.systemError({ _tag: "WriteZero", module: "FileSystem", method: "writeFile" }))
+            : fs.writeFileString(path, ...rest)
+      })
+      const mirror = yield* Effect.provideService(open, FileSystem.FileSystem, filling)
+      const commit = yield* next
+      isFull = true
+      for (const _ of ["first", "second"]) {
+        assert.strictEqual((yield* Effect.flip(mirror.ensure({ commit }))).reason._tag, "Command")
+      }
+      isFull = false
+      yield* away
+      yield* applied(mirror)
+      yield* applied(yield* open)
     }).pipe(Effect.provide(Logger.layer([])))
   )
 
