@@ -339,6 +339,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
       // What cannot be listed is read one by one, and fails there.
       return yield* listed(others.length === 0 ? namespace : undefined).pipe(
         Effect.timeout(longestList),
+        soon,
         Effect.orElseSucceed(none)
       )
     }),

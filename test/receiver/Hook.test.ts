@@ -118,6 +118,23 @@ describe("one hook for many", () => {
     )
   )
 
+  it.effect("a list has what is left of the sender's 9 s, and what follows it is written all the same", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        for (let index = 0; index < 20; index++) yield* api.put(`w-${index}`, { spec: { webhook: { refs: ["w*"] } } })
+        yield* api.put("own", own("hook"))
+        yield* api.readGate.close
+        const asked = yield* Effect.forkChild(post({ ref: "v2", repoURL: plant }, { ...everywhere, headers: bearer }))
+        yield* api.secretsAsked(1)
+        yield* TestClock.adjust("9 seconds")
+        assert.strictEqual((yield* Fiber.join(asked)).status, 503)
+        yield* api.says("site", keys.ref, "v2")
+      }),
+      { credentials: both }
+    )
+  )
+
   it.effect("what the changes of a push say together of their repository is gone through once for all of them", () =>
     Effect.gen(function* () {
       const { put, store } = yield* MemoryApi
