@@ -95,6 +95,12 @@ export const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A
     Effect.provideService(effect, Deadline, Option.some(now + Duration.toMillis(longestWait)))
   )
 
+/** What several senders wait for, or none: it has the time anew, whoever asked first. */
+export const forAll: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R> = Effect.provideService(
+  Deadline,
+  Option.none()
+)
+
 /** Gives up then. A delivery that was handed over is written all the same: its repetition is harmless. */
 export const soon = Effect.fnUntraced(function* <A, E, R>(effect: Effect.Effect<A, E, R>) {
   const now = yield* Clock.currentTimeMillis

@@ -20,7 +20,7 @@ import { ApiClient } from "../kubernetes/ApiClient.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
 import * as Resource from "../kubernetes/Resource.ts"
 import type { Store } from "../kubernetes/Store.ts"
-import { type NotTaken, soon } from "./AnnotationWriter.ts"
+import { forAll, type NotTaken, soon } from "./AnnotationWriter.ts"
 import * as Authorizer from "./Authorizer.ts"
 
 /** Whether credentials fit cannot be told now. Try again. The message is for the log: it names the Secret. */
@@ -73,6 +73,11 @@ const held = (text: string): Held => {
     : { secrets: secrets.slice(0, mostSecrets), problem: `has ${secrets.length} lines, of which ${mostSecrets} count` }
 }
 
+const unproven =
+  ({ name, namespace }: Resource.ObjectRef) =>
+  ({ message }: ApiError | NotTaken): Unproven =>
+    new Unproven({ message: `Secret ${namespace}/${name} of spec.webhook cannot be read: ${message}` })
+
 const nothing = (problem: string): Effect.Effect<Held> => Effect.succeed({ secrets: [], problem })
 
 const kept = { unread: "2 seconds", read: "1 minute", warm: "30 seconds", missed: "5 seconds" } as const
@@ -99,6 +104,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
   const readNamed = ({ key, name, namespace }: Key): Effect.Effect<Held, Unproven> =>
     client.get(Resource.secrets, { namespace, name }).pipe(
       soon,
+      forAll,
       Effect.flatMap(decode),
       Effect.flatMap(({ data }) =>
         data !== undefined && Object.hasOwn(data, key)
@@ -111,18 +117,17 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
         Forbidden: () => nothing("is in a Secret that Stoker may not read: it needs the right to get it (RBAC)"),
         Invalid: ({ message }) => nothing(`is in a Secret that the API server does not give: ${message}`)
       }),
-      Effect.mapError(
-        (error: ApiError | NotTaken) =>
-          new Unproven({
-            message: `Secret ${namespace}/${name} of spec.webhook cannot be read: ${error.message}`
-          })
-      )
+      Effect.mapError(unproven({ namespace, name }))
     )
 
   const cache = yield* Cache.makeWith(read, {
     capacity,
     timeToLive: (exit) => (Exit.isSuccess(exit) ? kept.read : kept.unread)
   })
+
+  /** Each asker stops at the end of its own time; the read goes on while others wait for it. */
+  const heldOf = (key: Key): Effect.Effect<Held, Unproven> =>
+    Effect.catchTag(soon(Cache.get(cache, key)), "NotTaken", (error) => Effect.fail(unproven(key)(error)))
 
   const known = store.by(GatewaySync.byOwnCredentials, GatewaySync.everywhere)
   // What cannot be read now stays as it is until its minute is over.
@@ -162,7 +167,7 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
         keys,
         ({ key, kind }) =>
           Effect.map(
-            offered.length > 0 ? Cache.get(cache, key) : Effect.succeed<Held>({ secrets: [] }),
+            offered.length > 0 ? heldOf(key) : Effect.succeed<Held>({ secrets: [] }),
             ({ problem, secrets }) => ({
               credentials: { [kind]: secrets },
               problems:

@@ -94,6 +94,31 @@ describe("a Secret that cannot be read", () => {
     )
   )
 
+  it.effect("the API server was slow for one sender whose time was over: the next has a time of its own", () =>
+    run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.putSecret("hook", { token: "aaa" })
+        yield* api.put("own", own("hook"), { inStore: false })
+        yield* api.readGate.close
+        const late = yield* Effect.forkChild(to("/webhook/plant/own", bearer))
+        yield* api.asked(1)
+        yield* TestClock.adjust("8900 millis")
+        yield* api.readGate.open
+        yield* api.readGate.close
+        yield* api.secretsAsked(1)
+        yield* TestClock.adjust("100 millis")
+        assert.strictEqual(status(yield* Fiber.join(late)), 503)
+        yield* api.catchUp
+        const next = yield* Effect.forkChild(right)
+        yield* api.lookedUp(2)
+        yield* api.readGate.open
+        assert.strictEqual(status(yield* Fiber.join(next)), 202)
+      }),
+      { credentials: both }
+    )
+  )
+
   it.effect(
     "the API server is slow, and they are many: no more are asked for after the first that were waited for",
     () =>
