@@ -95,6 +95,13 @@ export interface Options {
 
 type Params = Readonly<Record<string, string | undefined>>
 
+interface Asking {
+  readonly request: HttpServerRequest.HttpServerRequest
+  readonly params: Params
+  /** Whom it is counted by. Told when it came: of a socket that is closed nobody knows the address any more. */
+  readonly client: string
+}
+
 /** A request that is let in. */
 interface Admitted {
   /** By which it is, and to which path: what deliveries are counted by. */
@@ -147,18 +154,16 @@ export const layer = ({ limits: changed, store }: Options) =>
       const refuse = (answer: Answer.Answer) => Effect.fail<Answer.Refused>({ _tag: "Refused", answer })
 
       /** Whose attempt it is, when it may still be told. */
-      const attempt = (limit: RateLimit.RateLimit, request: HttpServerRequest.HttpServerRequest) => {
-        const client = Client.keyOf(request.remoteAddress)
-        return Effect.map(
+      const attempt = (limit: RateLimit.RateLimit, client: string) =>
+        Effect.map(
           limit.take(client),
           Result.map((unlogged): Answer.Attempt => ({ client, ...(unlogged === 0 ? {} : { unlogged }) }))
         )
-      }
 
       /** @param detail for the log: why nobody can have the right ones */
-      const unauthorized = (request: HttpServerRequest.HttpServerRequest, detail?: string) =>
+      const unauthorized = (client: string, detail?: string) =>
         Effect.flatMap(
-          attempt(failures, request),
+          attempt(failures, client),
           Result.match({
             onSuccess: (attempt) =>
               refuse({ ...Answer.unauthorized, attempt, ...(detail === undefined ? {} : { detail }) }),
@@ -167,12 +172,12 @@ export const layer = ({ limits: changed, store }: Options) =>
         )
 
       /** Who is not let in fills no log. */
-      const muted = (request: HttpServerRequest.HttpServerRequest, answer: Answer.Answer) =>
+      const muted = (client: string, answer: Answer.Answer) =>
         // Those two are counted already.
         answer.status === 401 || answer.status === 429
           ? Effect.succeed(answer)
           : Effect.map(
-              attempt(refusals, request),
+              attempt(refusals, client),
               Result.match({
                 onSuccess: (attempt): Answer.Answer => ({ ...answer, attempt }),
                 onFailure: (): Answer.Answer => ({ ...answer, isNoise: true })
@@ -205,8 +210,7 @@ export const layer = ({ limits: changed, store }: Options) =>
 
       /** For one GatewaySync. */
       const toOne = Effect.fnUntraced(function* (
-        request: HttpServerRequest.HttpServerRequest,
-        { name, namespace }: Params,
+        { client, params: { name, namespace }, request }: Asking,
         received: Body.Received
       ): Effect.fn.Return<Admitted, Answer.Failure> {
         const ref = isName(namespace) && isName(name) ? { namespace, name } : undefined
@@ -216,7 +220,7 @@ export const layer = ({ limits: changed, store }: Options) =>
           GatewaySync.hasOwnCredentials(cr) ? ownCredentials.of(cr, offered) : Effect.undefined
         const own = Option.isSome(known) ? yield* ownOf(known.value) : undefined
         const credential = yield* authorizer.authorize(offered, own?.credentials)
-        if (Option.isNone(credential)) return yield* unauthorized(request, own?.problems[0])
+        if (Option.isNone(credential)) return yield* unauthorized(client, own?.problems[0])
 
         const answer = Effect.gen(function* () {
           if (request.method === "GET" && (received.body.length > 0 || hasPayload(request.url))) return usePost
@@ -232,7 +236,7 @@ export const layer = ({ limits: changed, store }: Options) =>
           // It came after the store's last look, and it may bring credentials of its own.
           if (Option.isNone(known) && late !== undefined) {
             if (Option.isNone(yield* authorizer.authorize(offered, late.credentials))) {
-              return yield* unauthorized(request, late.problems[0])
+              return yield* unauthorized(client, late.problems[0])
             }
           }
           if (reading === undefined) return Answer.reported(cr, authorizer.isOpen && late === undefined)
@@ -245,8 +249,7 @@ export const layer = ({ limits: changed, store }: Options) =>
 
       /** For every GatewaySync of the repository in the body. */
       const toAll = Effect.fnUntraced(function* (
-        request: HttpServerRequest.HttpServerRequest,
-        { namespace }: Params,
+        { client, params: { namespace }, request }: Asking,
         received: Body.Received
       ): Effect.fn.Return<Admitted, Answer.Failure> {
         if (request.method === "GET") {
@@ -258,7 +261,7 @@ export const layer = ({ limits: changed, store }: Options) =>
         const admission = yield* hook.admit(received, namespace, () =>
           encoding === undefined ? Payload.read(received) : Reader.invalid("")
         )
-        if (admission._tag === "Refused") return yield* unauthorized(request, admission.detail)
+        if (admission._tag === "Refused") return yield* unauthorized(client, admission.detail)
         const { credential, reading } = admission
         const answer = Effect.suspend((): Effect.Effect<Answer.Answer> => {
           if (encoding !== undefined) return Effect.succeed(Answer.encoded(encoding))
@@ -286,6 +289,7 @@ export const layer = ({ limits: changed, store }: Options) =>
         params: Params
       ) {
         const begun = yield* Clock.currentTimeNanos
+        const client = Client.keyOf(request.remoteAddress)
         const where = present({
           namespace: isName(params["namespace"]) ? params["namespace"] : undefined,
           name: isName(params["name"]) ? params["name"] : undefined,
@@ -293,11 +297,15 @@ export const layer = ({ limits: changed, store }: Options) =>
         })
         const noted = (answer: Effect.Effect<Answer.Answer>) =>
           Effect.tap(answer, (told) => note(series, { request, begun, where }, told))
+        let isLetIn = false
         const isKnown = request.method === "POST" || request.method === "GET"
         const answered = (received: Body.Received, letIn: Effect.Effect<void>) =>
-          to.admit(request, params, received).pipe(
+          to.admit({ client, params, request }, received).pipe(
             Effect.flatMap(unlessTooMany),
-            Effect.tap(letIn),
+            Effect.tap(() => {
+              isLetIn = true
+              return letIn
+            }),
             Effect.flatMap(({ answer }) =>
               answer.pipe(
                 Effect.catchCause(answerOf),
@@ -308,22 +316,20 @@ export const layer = ({ limits: changed, store }: Options) =>
             ),
             AnnotationWriter.inTime
           )
+        const hungUp = (attempt: Answer.Attempt) =>
+          Effect.annotateLogs(Effect.logInfo("webhook sender hung up before it was answered"), { ...where, ...attempt })
         const answer = yield* (
           isKnown ? receive(request, answered) : refuse(wrongMethod(request.method, to.methods))
         ).pipe(
-          Effect.catchCause((cause) => noted(Effect.flatMap(answerOf(cause), (told) => muted(request, told)))),
+          Effect.catchCause((cause) => noted(Effect.flatMap(answerOf(cause), (told) => muted(client, told)))),
           Effect.onInterrupt(() =>
-            Effect.flatMap(
-              attempt(refusals, request),
-              Result.match({
-                onSuccess: (attempt) =>
-                  Effect.annotateLogs(Effect.logInfo("webhook sender hung up before it was answered"), {
-                    ...where,
-                    ...attempt
-                  }),
-                onFailure: () => Effect.void
-              })
-            )
+            // Who is let in is never lost among strangers: that it gives up may be all that is seen of a slow API server.
+            isLetIn
+              ? hungUp({ client })
+              : Effect.flatMap(
+                  attempt(refusals, client),
+                  Result.match({ onSuccess: hungUp, onFailure: () => Effect.void })
+                )
           )
         )
         return Answer.respond(answer)

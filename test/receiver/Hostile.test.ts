@@ -1,11 +1,11 @@
 /** Whatever is sent: no crash, no 5xx, no write, and the next honest delivery is taken. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Logger, References } from "effect"
+import { Duration, Effect, Fiber, Logger, Queue, References } from "effect"
 import type { HttpServer } from "effect/http"
 import { IpNetwork } from "effect/net"
 import { TestClock } from "effect/testing"
 import { MemoryApi } from "./MemoryApi.ts"
-import { connect } from "./raw.ts"
+import { connect, type Connection } from "./raw.ts"
 import { bearer, both, type Options, run, signature, written } from "./running.ts"
 import { type Answer, post, send } from "./send.ts"
 
@@ -433,6 +433,36 @@ describe("too many", () => {
       }),
       { credentials: both, limits: { failuresPerMinute: 10 } }
     )
+  )
+
+  it.live("hang-ups have a line by their address, and who is let in has one however many they were", () =>
+    Effect.gen(function* () {
+      const lines = yield* Queue.unbounded<object>()
+      const logger = Logger.make(({ fiber, message }) => {
+        Queue.offerUnsafe(lines, { message, ...fiber.getRef(References.CurrentLogAnnotations) })
+      })
+      const line = { message: ["webhook sender hung up before it was answered"], client: "127.0.0.1", name: "site" }
+      const hangUp = <A, E>(text: string, after: (connection: Connection) => Effect.Effect<A, E>) =>
+        Effect.scoped(
+          Effect.gen(function* () {
+            const connection = yield* connect
+            yield* connection.write(text)
+            yield* after(connection)
+          })
+        )
+      yield* run(
+        Effect.gen(function* () {
+          const api = yield* MemoryApi
+          yield* hangUp(head("Expect: 100-continue", "Content-Length: 50"), ({ answered }) => answered(/Continue/))
+          assert.deepInclude(yield* Queue.take(lines), line)
+          yield* api.gate.close
+          yield* hangUp(head(authorization, `Content-Length: ${body.length}`) + body, () => api.atGate(1))
+          assert.deepInclude(yield* Queue.take(lines), line)
+          yield* api.gate.open
+        }),
+        { credentials: both, logger, limits: { failuresPerMinute: 1 } }
+      )
+    })
   )
 
   it.live("unknown GatewaySyncs look the same", () =>
