@@ -108,6 +108,9 @@ export class Mirror extends Context.Service<
 /** A replica may lag behind the one that told us of the commit. */
 const lagging = Schedule.exponential("500 millis", 1.6).pipe(Schedule.upTo({ duration: "4 seconds" }))
 
+/** What nobody waits for is tried again by itself, without a hurry: the server may be away for hours. */
+const unhurried = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("5 minutes")])
+
 export const make = Effect.fnUntraced(function* (options: Options) {
   const { url } = options
   const git = yield* GitCommand
@@ -117,8 +120,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const fetching = yield* Semaphore.make(1)
   const ensured = yield* Ref.make<ReadonlySet<string>>(new Set())
   const based = yield* Ref.make(false)
-  /** All but a sound one is replaced by the next fetch; one that has only grown not before that has come. */
-  const state = yield* Ref.make<"sound" | "grown" | "damaged">("sound")
+  /** All but a sound one is replaced by the next fetch; one that has grown, or lacks files, not before that has come. */
+  const state = yield* Ref.make<"sound" | "outdated" | "damaged">("sound")
   /** The server hands out what refs are at, and nothing by its id. */
   const refsOnly = yield* Ref.make(false)
   /** The last fetch of a commit was cut: then its files come after it, in parts that are kept. */
@@ -128,6 +131,8 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const listing = yield* TreeListing.make(reader, url.display)
   /** What nobody waits for, and what must be done by now; neither twice at a time. */
   const [background, overdue] = yield* Effect.all([FiberHandle.make<void>(), FiberHandle.make<void>()])
+  /** What a start without git may have to write, as the last `tidy` has it. */
+  const lasting = yield* Ref.make<ReadonlyArray<string>>([])
   const server = yield* KnownServer.make(yield* GitHttp.makeAgents, url)
   const deadline = options.deadline ?? "10 minutes"
   const maxPacks = options.maxPacks ?? 32
@@ -282,7 +287,7 @@ export const make = Effect.fnUntraced(function* (options: Options) {
       if (tree?._tag !== "Found") return yield* fail({ _tag: "Damaged", detail: `no tree of commit ${commit}` })
     })
     switch (yield* Ref.get(state)) {
-      case "grown":
+      case "outdated":
         yield* afresh(attempt)
         break
       case "damaged":
@@ -301,9 +306,10 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 
   /** What turns out to be damaged while it is read, or cannot be completed, is replaced by the next `ensure`. */
   const noticing = Effect.fnUntraced(function* (error: GitError) {
+    if (!isFinal(error)) return
     if (isPolicy(error)) yield* Ref.set(refsOnly, true)
-    if (!isPolicy(error) && error.reason._tag !== "Damaged") return
-    yield* Ref.set(state, "damaged")
+    // Files are refused by their ids: what is there is sound, and stays until all of it has come.
+    yield* Ref.set(state, isPolicy(error) ? "outdated" : "damaged")
     yield* Ref.set(ensured, new Set())
   })
 
@@ -353,7 +359,16 @@ export const make = Effect.fnUntraced(function* (options: Options) {
   const start = (handle: typeof background, what: string, effect: Effect.Effect<void, GitError>) =>
     effect.pipe(
       fetching.withPermit,
-      Effect.catch((error) => Effect.logWarning(`${what} failed, it goes on without for now`, error.message)),
+      Effect.tapError((error) =>
+        Effect.flatMap(Schedule.CurrentMetadata, ({ attempt }) =>
+          Effect.logWithLevel(attempt === 0 ? "Warn" : "Debug")(
+            `${what} failed, it goes on without for now`,
+            error.message
+          )
+        )
+      ),
+      Effect.retry({ schedule: unhurried, while: (error) => !isFinal(error) }),
+      Effect.ignore,
       FiberHandle.run(handle, { onlyIfMissing: true })
     )
 
@@ -369,21 +384,26 @@ export const make = Effect.fnUntraced(function* (options: Options) {
 
   const setNeeded = Effect.flatMap(clone.packs, ({ bytes }) => clone.setNeeded(bytes))
 
+  const fetchLasting = Effect.gen(function* () {
+    const parts = yield* missing(yield* Ref.get(lasting))
+    yield* Effect.forEach(parts, fetchBlobs, { discard: true })
+    yield* setNeeded
+  }).pipe(Effect.tapError(noticing))
+
   /** A fresh clone has got of a commit what changed against the disk. */
   const complete = Effect.fnUntraced(function* (blobs: ReadonlyArray<string>) {
-    const parts = yield* missing(blobs)
-    if (parts.length === 0) return yield* setNeeded
-    const fetch = Effect.forEach(parts, fetchBlobs, { discard: true })
-    yield* start(background, "fetching the files that a start without git needs", Effect.andThen(fetch, setNeeded))
+    yield* Ref.set(lasting, blobs)
+    if ((yield* missing(blobs)).length === 0) return yield* setNeeded
+    yield* start(background, "fetching the files that a start without git needs", fetchLasting)
   })
 
   const tidy = Effect.fnUntraced(function* (blobs: ReadonlyArray<string>) {
     const needed = yield* clone.needed
-    if (needed === undefined) return yield* complete(blobs)
     const { bytes, count } = yield* clone.packs
-    if (bytes > Math.max(options.maxBytes ?? 256 * 1024 * 1024, 4 * needed)) {
+    if (needed === undefined) yield* complete(blobs)
+    else if (bytes > Math.max(options.maxBytes ?? 256 * 1024 * 1024, 4 * needed)) {
       yield* Effect.logInfo(`the clone has grown from ${needed} to ${bytes} bytes; the next fetch begins afresh`)
-      return yield* Ref.set(state, "grown")
+      return yield* Ref.set(state, "outdated")
     }
     // Commits that come faster than packs are packed do not put that off for ever.
     if (count > maxPacks) yield* start(count > 2 * maxPacks ? overdue : background, "packing the clone", pack)
@@ -407,3 +427,6 @@ const wasOnTheWay = (cause: Cause.Cause<GitError>): boolean =>
 /** Servers of protocol v0 may refuse what no ref is at: waiting does not help. */
 const isPolicy = ({ reason }: GitError): boolean =>
   reason._tag === "CommitNotFound" && reason.detail.includes("unadvertised object")
+
+/** What comes again however often it is tried with this clone. */
+const isFinal = (error: GitError): boolean => isPolicy(error) || error.reason._tag === "Damaged"

@@ -374,7 +374,20 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
         "CommitNotFound"
       )
       assert.deepStrictEqual(yield* contents(filtering, { commit: third, ref: "main" }, ["a"]), { "a/a.txt": "3" })
-    })
+
+      // Noticed in the background too, where only a start without git needs them.
+      const quiet = yield* makeFolder
+      const target = { commit: third, ref: "main" }
+      const unread = yield* openAt(quiet, repository.url)
+      yield* unread.ensure(target)
+      const files = (yield* unread.listTree(third, ["a"])).map(({ id }) => id)
+      yield* unread.setApplied(third, files)
+      const isRenewed = Effect.map(unread.ensure(target), () => existsSync(`${quiet}.former`))
+      yield* Effect.repeat(isRenewed, { until: (so) => so, schedule: Schedule.spaced("10 millis") })
+      yield* unread.setApplied(third, files)
+      assert.isTrue(existsSync(`${quiet}/stoker-needed`))
+      assert.isFalse(existsSync(`${quiet}.former`))
+    }).pipe(Effect.provide(Logger.layer([])))
   )
 
   it.effect("asks again for a commit that the server has not got yet", () =>
@@ -599,6 +612,65 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
       const [other] = yield* mirror.listTree(commit, ["b"])
       yield* Effect.flip(mirror.prefetch([other!.id]))
     })
+  )
+
+  it.effect("tries again by itself to get them, however often it tidies, and says so once", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const logged: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ logLevel }) => void logged.push(logLevel))
+      const repository = yield* makeRepository("away.git")
+      const commit = yield* repository.commit({ a: "1" })
+      yield* repository.push()
+      const folder = yield* makeFolder
+      yield* Effect.gen(function* () {
+        const mirror = yield* openAt(folder, repository.url)
+        yield* mirror.ensure({ commit })
+        const blobs = (yield* mirror.listTree(commit, [""])).map(({ id }) => id)
+        let refused = 0
+        server.setFault((_, response) => {
+          refused++
+          response.socket?.destroy()
+          return true
+        })
+        yield* mirror.setApplied(commit, blobs)
+        yield* until(() => logged.length === 1)
+        const first = refused
+        for (let pass = 0; pass < 50; pass++) yield* mirror.tidy(blobs)
+        assert.strictEqual(refused, first)
+        server.setFault(undefined)
+        yield* until(() => existsSync(`${folder}/stoker-needed`))
+      }).pipe(Effect.provide(Logger.layer([logger])))
+      assert.deepStrictEqual(logged, ["Warn"])
+    })
+  )
+
+  it.effect("packs also a clone that has not got all its files yet", () =>
+    Effect.gen(function* () {
+      const server = yield* GitServer
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.setFault(undefined)))
+      const repository = yield* makeRepository("incomplete.git")
+      const folder = yield* makeFolder
+      const mirror = yield* openAt(folder, repository.url, { maxPacks: 2 })
+      let tidied: Effect.Effect<void, unknown> = Effect.void
+      for (const round of [1, 2, 3, 4, 5]) {
+        const commit = yield* repository.commit({ [`a${round}`]: String(round), b: "same" })
+        yield* repository.push()
+        yield* mirror.ensure({ commit })
+        const blobs = (yield* mirror.listTree(commit, ["b"])).map(({ id }) => id)
+        tidied = mirror.setApplied(commit, blobs)
+      }
+      const before = packsIn(folder).length
+      assert.isAbove(before, 4)
+      server.setFault((_, response) => {
+        response.socket?.destroy()
+        return true
+      })
+      yield* tidied
+      yield* until(() => packsIn(folder).length === 1)
+      assert.isFalse(existsSync(`${folder}/stoker-needed`))
+    }).pipe(Effect.provide(Logger.layer([])))
   )
 
   it.effect("gives up a clone that has grown not before there is another one", () =>
