@@ -216,7 +216,8 @@ const make = Effect.fnUntraced(function* (version: string) {
     }
     const period = Duration.seconds(profile.syncPeriod)
     if (data.paused === "true" || profile.paused) return yield* paused(data, period)
-    if (profile.dryRun) return yield* Effect.andThen(settle(mode), dryRun(data, profile, period))
+    // What it counts it can count, whatever the gateway says to a scan that is owed.
+    if (profile.dryRun) return yield* Effect.tap(dryRun(data, profile, period), () => Effect.ignore(settle(mode)))
 
     const begun = yield* uptime
     const applied = yield* sync
@@ -336,12 +337,17 @@ const make = Effect.fnUntraced(function* (version: string) {
       failures = outcome._tag === "Failed" ? failures + 1 : 0
       superseded = outcome._tag === "Superseded" ? superseded + 1 : 0
       if (outcome._tag === "Superseded") continue
-      deadline = outcome._tag === "Held" ? (deadline ?? (yield* uptime) + Duration.toMillis(startPatience)) : undefined
+      const isHeld = outcome._tag === "Held"
+      if (isHeld) deadline ??= (yield* uptime) + Duration.toMillis(startPatience)
+      else if (outcome._tag !== "Failed") deadline = undefined
       const longest = (yield* sync.isHalfway) ? halfwayPause : Duration.infinity
       const delay = Duration.min(yield* pause(outcome, failures, cold), longest)
       yield* probes.beat(delay)
       const look = Effect.delay(wanted.refresh, delay)
-      yield* Effect.raceFirst(wanted.changedFrom(state), deadline === undefined ? look : started(look, deadline))
+      yield* Effect.raceFirst(
+        wanted.changedFrom(state),
+        isHeld && deadline !== undefined ? started(look, deadline) : look
+      )
     }
   })
 

@@ -26,7 +26,7 @@ export interface Request extends Wanted.Heard {
   readonly profile: Profile.Effective
   /** While it is down, everything that a scan would show it is owed. */
   readonly gateway: "down" | "up"
-  /** Beside a gateway that starts, files of another commit than the volume's are held back, or written all the same. */
+  /** Beside a gateway that starts, other files than the volume's are held back, or written all the same. */
   readonly starting: "hold" | "write"
 }
 
@@ -50,7 +50,7 @@ export class GatewayStarting extends Schema.TaggedError<GatewayStarting>()("Gate
   commit: Schema.String
 }) {
   override get message(): string {
-    return `the gateway is starting, and would read files of two commits: ${this.commit.slice(0, 7)} waits until it runs, or has started for 5 minutes`
+    return `the gateway is starting, and would read files of two commits: ${this.commit.slice(0, 7)} waits until it runs, 5 minutes at most`
   }
 }
 
@@ -250,7 +250,10 @@ const make = Effect.gen(function* () {
     )
     // The first may run out while the last is waited for. Taken again, it is what is left, or a new one.
     yield* Effect.timed(take).pipe(
-      Effect.repeat({ until: ([took]) => Duration.isLessThan(took, atOnce), times: 2 }),
+      Effect.repeat({
+        until: ([took]) => journal.scans.length < 2 || Duration.isLessThan(took, atOnce),
+        times: 2
+      }),
       // There is no API, and no scan either.
       Effect.catchReasons("GatewayError", {
         Refused: () => Effect.void,
@@ -297,8 +300,7 @@ const make = Effect.gen(function* () {
     return claim
   })
 
-  const scan = Effect.gen(function* () {
-    const kinds = yield* owed
+  const scan = Effect.fnUntraced(function* (kinds: ReadonlyArray<ScanKind>) {
     for (const kind of kinds) {
       yield* Heartbeat.beat
       yield* Metrics.scan(gateway.scan(kind))
@@ -306,12 +308,18 @@ const make = Effect.gen(function* () {
     }
     return kinds
   })
+  /** To ask for a scan frees its lock. What somebody else has locked waits: he may be in the middle of his files. */
+  const scanUnlocked = Effect.gen(function* () {
+    const [free, [held]] = yield* Effect.partition(yield* owed, (kind) => Effect.as(gateway.checkScanLock(kind), kind))
+    const scanned = yield* scan(free)
+    return held === undefined ? scanned : yield* held
+  })
   /** A gateway takes its time to scan: if we stood still, the journal may be another's by now. */
   const noteScanned = (claim: number, scanned: ReadonlyArray<ScanKind>) =>
     scanned.length === 0 ? Effect.void : Effect.andThen(confirm(claim), Journal.clear)
   /** Those of the files that are there, if they are of one commit. */
   const scanOwed = Effect.fnUntraced(function* (claim: number) {
-    if (Option.isSome(yield* holds)) yield* noteScanned(claim, yield* scan)
+    if (Option.isSome(yield* holds)) yield* noteScanned(claim, yield* scanUnlocked)
   })
 
   /** Puts the changes in place; what is left is to make them last, which a scan need not wait for. */
@@ -329,11 +337,11 @@ const make = Effect.gen(function* () {
       owed: owedBefore,
       confirm: confirm(claim)
     })
-    const isOther = Option.exists(yield* holds, (former) => former !== commit || !isKept(held, request))
     const holdBack = Effect.flatMap(gateway.state, ({ _tag }) =>
       _tag === "Starting" ? new GatewayStarting({ commit }) : Effect.void
     )
-    const noApi = isOther && request.starting === "hold" ? holdBack : Effect.void
+    const isNew = Option.isSome(yield* holds) && !putsBack(changes, Inventory.filesOf(held))
+    const noApi = isNew && request.starting === "hold" ? holdBack : Effect.void
     // The lock takes its time: if we stood still, the volume may be another's by now.
     yield* Effect.onError(Effect.andThen(lock(staged.journal, "untouched", noApi), confirm(claim)), () =>
       Effect.ignore(Apply.discard(staged.staging, owedBefore))
@@ -392,7 +400,8 @@ const make = Effect.gen(function* () {
         Effect.tapError(() => (isUp ? Effect.ignore(scanOwed(claim)) : Effect.void))
       )
       if (!isUp) yield* owe(Plan.scansFor(plan.files.keys()))
-      const [, scanned] = yield* Effect.all([last, isUp ? scan : Effect.succeed([])], { concurrency: 2 })
+      const scans = Changes.isEmpty(changes) ? scanUnlocked : Effect.flatMap(owed, scan)
+      const [, scanned] = yield* Effect.all([last, isUp ? scans : Effect.succeed([])], { concurrency: 2 })
       yield* noteScanned(claim, scanned)
       if (isUp) yield* Ref.set(trusted, "inventory")
       return { ...counts(changes), projects: projectsOf(plan.files.keys()), scanned, unmanaged } satisfies Applied
@@ -435,6 +444,10 @@ const make = Effect.gen(function* () {
 })
 
 const formerMetadata = ".stoker/metadata.json"
+
+/** Whether this only brings back what the volume is known to have. */
+const putsBack = ({ clear, deletes, writes }: Changes.Changes, files: Inventory.Files): boolean =>
+  clear.length === 0 && deletes.length === 0 && writes.every(({ id, path }) => files[path]?.id === id)
 
 /** But for what comes anew with each commit. */
 const lasting = (data: Readonly<Record<string, string>>) =>

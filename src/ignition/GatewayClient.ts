@@ -127,7 +127,9 @@ export class GatewayClient extends Context.Service<
      * one with less is waited for, and taken again when it is over.
      */
     readonly acquireScanLock: (kind: ScanKind, timeouts: LockTimes) => Effect.Effect<ScanLock, GatewayError>
-    /** Asks for a scan and frees the lock. The answer means "taken", never "done". */
+    /** Fails with `LockHeld` while another than our token holds the scan lock; where that cannot be told, nobody does. */
+    readonly checkScanLock: (kind: ScanKind) => Effect.Effect<void, GatewayError>
+    /** Asks for a scan and frees the lock, whoever holds it. The answer means "taken", never "done". */
     readonly requestScan: (kind: ScanKind) => Effect.Effect<ScanState, GatewayError>
     readonly scanState: (kind: ScanKind) => Effect.Effect<ScanState, GatewayError>
     /** Scans, and waits until a scan has ended that began after this call. */
@@ -253,6 +255,14 @@ const make = Effect.fnUntraced(function* (options: Options) {
       )
     )
 
+  const ourName = Effect.map(Effect.option(options.token), (token) => Option.getOrUndefined(token)?.name)
+
+  const checkScanLock = Effect.fnUntraced(function* (kind: ScanKind) {
+    const lock = yield* holder(kind)
+    if (lock === undefined || lock === "nobody" || lock.actor === (yield* ourName)) return
+    return yield* failedAs(`scan of ${kind}`, new LockHeld(lock))
+  })
+
   const takeLock = Effect.fnUntraced(function* (kind: ScanKind, timeouts: LockTimes) {
     const request = HttpClientRequest.post(`${api}/scan-lock/${kind}`).pipe(
       HttpClientRequest.bodyJsonUnsafe({
@@ -278,7 +288,7 @@ const make = Effect.fnUntraced(function* (options: Options) {
           const lock = yield* holder(kind)
           // It ran out in between.
           if (lock === "nobody") return yield* takeLock(kind, timeouts)
-          const ours = Option.getOrUndefined(yield* Effect.option(options.token))?.name
+          const ours = yield* ourName
           const enough = Duration.toSeconds(timeouts.holdTimeout) * ownShare
           if (lock === undefined || lock.actor !== ours) {
             return yield* new GatewayError({ gateway, request, reason: new LockHeld(lock ?? {}) })
@@ -324,7 +334,16 @@ const make = Effect.fnUntraced(function* (options: Options) {
     Effect.withSpan("gateway-info")
   )
 
-  return GatewayClient.of({ state, acquireScanLock, requestScan, scanState, scan, designers, gatewayInfo })
+  return GatewayClient.of({
+    state,
+    acquireScanLock,
+    checkScanLock,
+    requestScan,
+    scanState,
+    scan,
+    designers,
+    gatewayInfo
+  })
 })
 
 const heldBy = ({ actor, remaining }: { readonly actor: string; readonly remaining: number }): ScanLock =>

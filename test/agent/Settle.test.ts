@@ -1,11 +1,14 @@
 /** What was begun is completed, and what is owed is made, whatever is wanted by then and whatever can be had. */
 import { assert, layer } from "@effect/vitest"
-import { Effect, Layer, Ref, type Scope, SubscriptionRef } from "effect"
+import { Context, Effect, Layer, Redacted, Ref, type Scope, SubscriptionRef } from "effect"
 import { VolumeError } from "../../src/agent/Volume.ts"
+import * as ApiToken from "../../src/ignition/ApiToken.ts"
+import { GatewayClient } from "../../src/ignition/GatewayClient.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
 import { filesOf } from "../../src/sandbox/gateway/GatewayModel.ts"
-import { config, hooked, kinds, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
+import { config, hooked, kinds, makePlant, services, silent, synced, token, until, view, viewFile } from "./Plant.ts"
 
+const other = "other:secret"
 const status = (code: number) => Failure.cases.Status.make({ status: code })
 
 /** Two views, so that there is a middle. */
@@ -111,6 +114,61 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
       })
     )
   }
+
+  for (const next of ["one", "two"]) {
+    test(
+      `that owes a scan leaves alone what somebody else has locked, until he is done; then "${next}" is wanted`,
+      Effect.gen(function* () {
+        const { agent, api, gateway, repository, want } = yield* makePlant({ tokens: [token, other] })
+        yield* gateway.awaitPhase("running")
+        // Without a lock of ours in the way of his.
+        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan-lock/config", failure: status(404) })
+        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
+        yield* want(yield* repository.commit({ files: config("one") }))
+        yield* Layer.build(agent)
+        yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+        const his = Context.get(
+          yield* Layer.build(
+            GatewayClient.layer({ url: Effect.succeed(gateway.url), token: ApiToken.parse(Redacted.make(other)) })
+          ),
+          GatewayClient
+        )
+        yield* gateway.faults.clear
+        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
+        yield* his.acquireScanLock("config", { acquireTimeout: "10 seconds", holdTimeout: "60 seconds" })
+        yield* gateway.faults.clear
+        const commit = yield* repository.commit({ files: config(next) })
+        yield* want(commit)
+        // Each time it is refused it comes again, and each time it could free his lock.
+        yield* api.awaitReport(({ errorMessage }) => /other/.test(errorMessage ?? ""))
+        const asked = Effect.map(gateway.counters, ({ requests }) => requests["GET /data/api/v1/scan-lock/config"] ?? 0)
+        const before = yield* asked
+        yield* until(Effect.map(asked, (count) => count >= before + (next === "two" ? 2 : 1)))
+        assert.deepStrictEqual(kinds(yield* gateway.scans), [])
+        yield* his.requestScan("config")
+        yield* api.awaitReport(synced(commit))
+      })
+    )
+  }
+
+  test(
+    "that owes a scan counts in a dry run all the same",
+    Effect.gen(function* () {
+      const { agent, api, gateway, repository, want } = yield* makePlant()
+      yield* gateway.awaitPhase("running")
+      yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
+      yield* want(yield* repository.commit({ files: config("one") }))
+      yield* Layer.build(agent)
+      yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+      yield* want(yield* repository.commit({ files: config("two") }), { dryRun: true })
+      const report = yield* api.awaitReport(({ dryRun }) => dryRun === true)
+      assert.strictEqual(report.dryRunDiffModified, 1)
+      assert.deepStrictEqual(kinds(yield* gateway.scans), [])
+      yield* gateway.faults.clear
+      yield* want(yield* repository.commit({ files: config("three") }), { dryRun: true })
+      yield* gateway.awaitScan(0)
+    })
+  )
 
   test(
     "that owes a scan makes none while it is paused",

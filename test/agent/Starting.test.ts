@@ -1,6 +1,7 @@
 /** Beside a gateway that starts: it reads its files then, and no lock keeps it from that. */
 import { assert, layer } from "@effect/vitest"
 import { Clock, Effect, Layer, Ref, type Scope } from "effect"
+import { VolumeError } from "../../src/agent/Volume.ts"
 import { filesOf } from "../../src/sandbox/gateway/GatewayModel.ts"
 import { makeClock } from "./Clocks.ts"
 import { hooked, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
@@ -71,19 +72,71 @@ layer(services, { excludeTestServices: true })("Beside a gateway that starts", (
     })
   )
 
+  for (const [how, allowMassDeletion, keeps] of [
+    ["", undefined, true],
+    [", though something else is asked besides", "2".repeat(40), true],
+    [", also where the version before had brought it", undefined, false]
+  ] as const) {
+    test(
+      `the commit that the volume holds is put back at once${how}`,
+      Effect.gen(function* () {
+        const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
+        yield* gateway.awaitPhase("running")
+        const first = yield* repository.commit({ files: view("one") })
+        yield* want(first)
+        yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
+        if (!keeps) {
+          const { origin, ...inventory } = JSON.parse(yield* read(".stoker/applied.json"))
+          yield* write(
+            ".stoker/applied.json",
+            JSON.stringify({ ...inventory, origin: { ...origin, metadata: undefined } })
+          )
+        }
+        if (allowMassDeletion !== undefined) yield* want(first, {}, { allowMassDeletion })
+        yield* gateway.setPhase("starting")
+        yield* write(viewFile, "seeded")
+        yield* Layer.build(Layer.fresh(agent))
+        yield* until(Effect.map(read(viewFile), (text) => text === '{"text":"one"}'))
+        assert.strictEqual(yield* gateway.phase, "starting")
+      })
+    )
+  }
+
   test(
-    "the commit that the volume holds is put back at once",
+    "the 5 minutes go on while a commit cannot be had, and while the disk refuses",
     Effect.gen(function* () {
-      const { agent, api, gateway, read, repository, want, write } = yield* makePlant()
-      yield* gateway.awaitPhase("running")
-      const first = yield* repository.commit({ files: view("one") })
-      yield* want(first)
-      yield* Effect.scoped(Effect.andThen(Layer.build(agent), api.awaitReport(synced(first))))
-      yield* gateway.setPhase("starting")
-      yield* write(viewFile, "seeded")
-      yield* Layer.build(Layer.fresh(agent))
-      yield* until(Effect.map(read(viewFile), (text) => text === '{"text":"one"}'))
-      assert.strictEqual(yield* gateway.phase, "starting")
+      const { clock, set } = yield* makeClock
+      const refuses = yield* Ref.make(false)
+      const disk = hooked((volume) => ({
+        create: (path, content) =>
+          Effect.flatMap(Ref.getAndSet(refuses, false), (refuses) =>
+            refuses
+              ? Effect.fail(new VolumeError({ operation: "write", path, code: "ENOSPC" }))
+              : volume.create(path, content)
+          )
+      }))
+      yield* Effect.gen(function* () {
+        const { api, begin, gateway, read, repository, want } = yield* makePlant({ disk })
+        yield* begin(view("one"))
+        yield* gateway.setPhase("starting")
+        const held = (commit: string) =>
+          api.awaitReport(({ errorMessage }) => errorMessage?.includes(`${commit.slice(0, 7)} waits`) === true)
+        const second = yield* repository.commit({ files: view("two") })
+        yield* want(second)
+        yield* held(second)
+        yield* set({ wall: 0, monotonic: 3 * 60_000 })
+        const revision = yield* want("1".repeat(40))
+        yield* api.awaitReport(
+          ({ observedRevision, syncStatus }) => observedRevision === revision && syncStatus === "Error"
+        )
+        const third = yield* repository.commit({ files: view("three") })
+        yield* want(third)
+        yield* held(third)
+        yield* Ref.set(refuses, true)
+        yield* set({ wall: 0, monotonic: 6 * 60_000 })
+        yield* api.awaitReport(({ errorMessage }) => /ENOSPC/.test(errorMessage ?? ""))
+        yield* until(Effect.map(read(viewFile), (text) => text === '{"text":"three"}'))
+      }).pipe(Effect.provideService(Clock.Clock, clock))
     })
   )
 })
