@@ -263,15 +263,15 @@ const isPending = (target: Target): boolean =>
 
 const named = (delivery: Delivery): string => (delivery.id === undefined ? "" : ` (id ${delivery.id})`)
 
-const isAllowed = (refs: ReadonlyArray<string>, ref: string): boolean =>
-  refs.some((glob) => Glob.match(Glob.make(glob), ref))
+const isAllowed = ({ refs }: Target, ref: string): boolean =>
+  refs === undefined || refs.some((glob) => Glob.match(Glob.make(glob), ref))
 
 /** @param known deliveries that the annotations remember */
 type Decide<D extends Delivery> = (delivery: D, target: Target, stamp: Stamp, known: ReadonlyArray<Handled>) => Decision
 
 const decidePromotion: Decide<Promotion> = (delivery, target, stamp, known) => {
-  const { annotations, refs } = target
-  if (refs !== undefined && !isAllowed(refs, delivery.ref)) {
+  const { annotations, refs = [] } = target
+  if (!isAllowed(target, delivery.ref)) {
     return notForUs(`the ref "${delivery.ref}" is none of spec.webhook.refs (${refs.join(", ")})`)
   }
   if (delivery.prerelease === true && !target.prereleases) {
@@ -386,9 +386,10 @@ export const decide = (deliveries: ReadonlyArray<Delivery>, target: Target, stam
     }
   }
   const { ref } = inForce(target.annotations, target.specRef)
-  const near = ours.filter((delivery) => delivery._tag === "Promotion" || delivery.ref === ref)
-  const asked = near.length > 0 ? lastOfEach(near) : ours.slice(0, 1)
-  const [first, second] = asked.filter(({ _tag }) => _tag === "Promotion")
+  const near = lastOfEach(ours.filter((delivery) => delivery._tag === "Promotion" || delivery.ref === ref))
+  const allowed = near.filter((delivery) => delivery._tag === "Push" || isAllowed(target, delivery.ref))
+  const asked = [allowed, near, ours.slice(0, 1)].find((some) => some.length > 0) ?? []
+  const [first, second] = allowed.filter(({ _tag }) => _tag === "Promotion")
   if (first !== undefined && second !== undefined) {
     return notForUs(
       `it asks for "${first.ref}" and for "${second.ref}" of one repository, and which is meant nobody can tell: send one of them`

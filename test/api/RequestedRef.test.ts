@@ -402,6 +402,14 @@ describe("several deliveries in one message", () => {
     assert.strictEqual(written(decideAll([promotion("v1", about), promotion("v1", about)])).ref, "v1")
   })
 
+  it("two refs of which spec.webhook.refs allows one: that is meant; of which it allows none, neither", () => {
+    const refs = ["v*"]
+    const freight = [promotion("a".repeat(40)), promotion("v1"), promotion("main")]
+    assert.strictEqual(written(decideAll(freight, target({ refs }))).ref, "v1")
+    assert.include(refusal(decideAll(freight, target({ refs: ["w*"] }))), "is none of spec.webhook.refs (w*)")
+    assert.include(refusal(decideAll([...freight, promotion("v2")], target({ refs }))), '"v1" and for "v2"')
+  })
+
   it("what was handled before is decoded once for all of them", () => {
     const annotations = { [keys.deliveries]: JSON.stringify([{ id: "p1", push: true }]) }
     const parse = vi.spyOn(JSON, "parse")
