@@ -733,22 +733,26 @@ layer(TestLayer, { excludeTestServices: true })("Mirror", (it) => {
     Effect.gen(function* () {
       const fs = yield* FileSystem.FileSystem
       const { away } = yield* outages
-      const { applied, next, open } = yield* grown("full.git")
-      let isFull = false
+      const { applied, folder, next, open } = yield* grown("full.git")
+      let refused: string | undefined
+      const refusal = PlatformError.systemError({ _tag: "WriteZero", module: "FileSystem", method: "any" })
+      const unless = <A>(path: string, effect: Effect.Effect<A, PlatformError.PlatformError>) =>
+        refused !== undefined && path.endsWith(refused) ? Effect.fail(refusal) : effect
       const filling = FileSystem.FileSystem.of({
         ...fs,
-        writeFileString: (path, ...rest) =>
-          isFull && path.endsWith("HEAD")
-            ? Effect.fail(PlatformError.systemError({ _tag: "WriteZero", module: "FileSystem", method: "writeFile" }))
-            : fs.writeFileString(path, ...rest)
+        remove: (path, ...rest) => unless(path, fs.remove(path, ...rest)),
+        writeFileString: (path, ...rest) => unless(path, fs.writeFileString(path, ...rest))
       })
       const mirror = yield* Effect.provideService(open, FileSystem.FileSystem, filling)
       const commit = yield* next
-      isFull = true
-      for (const _ of ["first", "second"]) {
-        assert.strictEqual((yield* Effect.flip(mirror.ensure({ commit }))).reason._tag, "Command")
-      }
-      isFull = false
+      const isRefused = Effect.map(Effect.flip(mirror.ensure({ commit })), ({ reason }) => reason._tag === "Command")
+      refused = "HEAD"
+      for (const _ of ["first", "second"]) assert.isTrue(yield* isRefused)
+      // What is aside could not be removed, nor can it now.
+      yield* fs.makeDirectory(`${folder}.former`)
+      refused = ".former"
+      assert.isTrue(yield* isRefused)
+      refused = undefined
       yield* away
       yield* applied(mirror)
       yield* applied(yield* open)
