@@ -14,7 +14,7 @@
  *   two seconds reads again. So while the API server is away for longer than a minute, a stranger can tell a GatewaySync
  *   with credentials of its own from a name that is none; the right sender comes again.
  */
-import { Cache, Data, Effect, Exit, Option, type Redacted, Schedule, Schema } from "effect"
+import { Array, Cache, Data, Effect, Exit, Option, type Redacted, Ref, Schedule, Schema } from "effect"
 import * as GatewaySync from "../api/GatewaySync.ts"
 import { ApiClient } from "../kubernetes/ApiClient.ts"
 import type { ApiError } from "../kubernetes/ApiError.ts"
@@ -144,8 +144,16 @@ export const make = Effect.fnUntraced(function* (store: Store<GatewaySync.Gatewa
       Option.exists(({ secrets }) => secrets.length === 0)
     )
   const warm = Effect.flatMap(keys, (all) => refresh(all.slice(0, capacity)))
+  // Each look begins where the last one ended, so that nobody's many keep others from their turn.
+  const looked = yield* Ref.make(0)
   const again = Effect.flatMap(keys, (all) => Effect.filter(all, fitsNobody)).pipe(
-    Effect.flatMap((missed) => refresh(missed.slice(0, mostMissed)))
+    Effect.flatMap((missed) =>
+      Ref.modify(looked, (at) => [
+        Array.take(Array.rotate(missed, -at), mostMissed),
+        missed.length === 0 ? 0 : (at + mostMissed) % missed.length
+      ])
+    ),
+    Effect.flatMap(refresh)
   )
   yield* store.ready.pipe(
     Effect.andThen(
