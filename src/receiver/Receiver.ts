@@ -321,7 +321,9 @@ export const layer = ({ limits: changed, store }: Options) =>
         const answer = yield* (
           isKnown ? receive(request, answered) : refuse(wrongMethod(request.method, to.methods))
         ).pipe(
-          Effect.catchCause((cause) => noted(Effect.flatMap(answerOf(cause), (told) => muted(client, told)))),
+          Effect.catchCause((cause) =>
+            noted(Effect.flatMap(Effect.annotateLogs(answerOf(cause), where), (told) => muted(client, told)))
+          ),
           Effect.onInterrupt(() =>
             // Who is let in is never lost among strangers: that it gives up may be all that is seen of a slow API server.
             isLetIn

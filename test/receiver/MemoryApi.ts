@@ -94,7 +94,7 @@ export class MemoryApi extends Context.Service<
     readonly secretReads: Effect.Effect<ReadonlyArray<string>>
     /** Waits for so many of them. */
     readonly secretsAsked: (count: number) => Effect.Effect<void>
-    /** The next patch is a defect. */
+    /** The next patch, or read of a Secret, is a defect. */
     readonly breakOnce: Effect.Effect<void>
     readonly setReady: (ready: boolean) => Effect.Effect<void>
     /** What waits for the first list to be complete begins when it opens; what only asks is told so from the start. */
@@ -135,6 +135,11 @@ export class MemoryApi extends Context.Service<
       const fail = (reason: ApiErrors.Reason) => Effect.fail(new ApiErrors.ApiError({ operation: "test", reason }))
       const notFound = fail(new ApiErrors.NotFound({ message: "not found" }))
       const healthy = Effect.suspend(() => (Option.isSome(fault) ? fail(fault.value) : Effect.void))
+      const isBroken = () => {
+        const was = broken
+        broken = false
+        return was
+      }
       const fly = (name: string, by: number) => {
         flying.set(name, (flying.get(name) ?? 0) + by)
         const all = Array.from(flying.values())
@@ -164,6 +169,7 @@ export class MemoryApi extends Context.Service<
           Effect.suspend((): Effect.Effect<unknown, ApiErrors.ApiError> => {
             if (resource.plural === "secrets") {
               secretReads.push(ref.name)
+              if (isBroken()) return Effect.die("broken")
               const data = secrets.get(Resource.key(ref))
               const answer = data === undefined ? notFound : Effect.succeed({ data })
               return Effect.andThen(
@@ -183,10 +189,7 @@ export class MemoryApi extends Context.Service<
             const found = objects.get(at)
             if (found === undefined) return notFound
             if (Option.isSome(refusal) && (refused === undefined || refused === at)) return fail(refusal.value)
-            if (broken) {
-              broken = false
-              return Effect.die("broken")
-            }
+            if (isBroken()) return Effect.die("broken")
             const patched = applied(found, operations as ReadonlyArray<RequestedRef.Operation>)
             if (patched === undefined) return fail(new ApiErrors.Invalid({ status: 422, message: "a test failed" }))
             patched.metadata.resourceVersion = `${++version}`

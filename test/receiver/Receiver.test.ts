@@ -1026,6 +1026,23 @@ describe("seen from outside", () => {
     }).pipe(Effect.provide(receiver({ credentials: both, logger })))
   })
 
+  it.live("what fails in an unforeseen way before anybody is let in says in the log for whom it was", () => {
+    const lines: Array<object> = []
+    const logger = Logger.make(({ fiber, logLevel }) => {
+      lines.push({ logLevel, ...fiber.getRef(References.CurrentLogAnnotations) })
+    })
+    return run(
+      Effect.gen(function* () {
+        const api = yield* MemoryApi
+        yield* api.put("own", { spec: { webhook: { token: { secretRef: { name: "hook", key: "token" } } } } })
+        yield* api.breakOnce
+        assert.strictEqual((yield* post({ ref: "v2" }, { path: "/webhook/plant/own", headers: bearer })).status, 503)
+        assert.deepInclude(lines[0], { logLevel: "Error", namespace: "plant", name: "own" })
+      }),
+      { credentials: both, logger }
+    )
+  })
+
   it.effect(
     "attempts that are refused for their number have no line: the client's next one says how many they were",
     () => {
