@@ -37,6 +37,7 @@ import { GatewayClient } from "../../src/ignition/GatewayClient.ts"
 import { ApiClient } from "../../src/kubernetes/ApiClient.ts"
 import * as ApiErrors from "../../src/kubernetes/ApiError.ts"
 import { GitServer } from "../../src/sandbox/GitServer.ts"
+import { filesOf } from "../../src/sandbox/gateway/GatewayModel.ts"
 import * as SimulatedGateway from "../../src/sandbox/SimulatedGateway.ts"
 import { Health } from "../../src/telemetry/Health.ts"
 import { Supervisor } from "../../src/telemetry/Supervisor.ts"
@@ -154,6 +155,14 @@ export const view = (text: string) => ({
     '{"scope":"G","version":1,"files":["view.json"],"attributes":{}}',
   "site/projects/line/com.inductiveautomation.perspective/views/main/view.json": `{"text":"${text}"}`
 })
+/** Two of them, the other one before it in every order, so that a commit has a middle. */
+export const views = (text: string) => ({
+  ...view(text),
+  ...Object.fromEntries(Object.entries(view(text)).map(([path, content]) => [path.replace("/main/", "/aaa/"), content]))
+})
+/** What a gateway has read of views, each text once. */
+export const viewTexts = (model: Parameters<typeof filesOf>[0]) =>
+  new Set([...filesOf(model)].flatMap(([path, { text }]) => (path.endsWith("/view.json") ? [text] : [])))
 export const viewFile = "projects/line/com.inductiveautomation.perspective/views/main/view.json"
 export const config = (text: string) => ({
   "site/config/resources/core/config-mode.json":

@@ -5,16 +5,35 @@ import { VolumeError } from "../../src/agent/Volume.ts"
 import * as ApiToken from "../../src/ignition/ApiToken.ts"
 import { GatewayClient } from "../../src/ignition/GatewayClient.ts"
 import { Failure } from "../../src/sandbox/gateway/Faults.ts"
-import { filesOf } from "../../src/sandbox/gateway/GatewayModel.ts"
-import { config, hooked, kinds, makePlant, services, silent, synced, token, until, view, viewFile } from "./Plant.ts"
+import {
+  config,
+  hooked,
+  kinds,
+  makePlant,
+  services,
+  silent,
+  synced,
+  token,
+  until,
+  view,
+  viewFile,
+  views,
+  viewTexts
+} from "./Plant.ts"
 
 const other = "other:secret"
 const status = (code: number) => Failure.cases.Status.make({ status: code })
 
-/** Two views, so that there is a middle. */
-const views = (text: string) => ({
-  ...view(text),
-  ...Object.fromEntries(Object.entries(view(text)).map(([path, content]) => [path.replace("/main/", "/aaa/"), content]))
+/** An agent whose first commit, which touches the configuration alone, is on the disk, and whose scan the gateway refuses. */
+const makeOwing = Effect.fnUntraced(function* (options: Parameters<typeof makePlant>[0] = {}) {
+  const plant = yield* makePlant(options)
+  yield* plant.gateway.awaitPhase("running")
+  yield* plant.gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
+  const first = yield* plant.repository.commit({ files: config("one") })
+  yield* plant.want(first)
+  yield* Layer.build(plant.agent)
+  yield* plant.api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+  return { ...plant, first }
 })
 
 layer(services, { excludeTestServices: true })("An agent", (it) => {
@@ -52,9 +71,9 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
         yield* until(Effect.map(read(viewFile), (text) => text === '{"text":"two"}'))
         // The scan that is owed frees the lock.
         yield* gateway.awaitScan(1)
-        yield* gateway.awaitHistory((history) => history.some(({ model }) => textsOf(model).has('{"text":"two"}')))
+        yield* gateway.awaitHistory((history) => history.some(({ model }) => viewTexts(model).has('{"text":"two"}')))
         for (const { model } of yield* gateway.history) {
-          assert.isAtMost(textsOf(model).size, 1, [...textsOf(model)].join())
+          assert.isAtMost(viewTexts(model).size, 1, [...viewTexts(model)].join())
         }
         assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
       })
@@ -65,13 +84,7 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
     test(
       `that owes a scan makes it while the next commit's lock is refused (${code})`,
       Effect.gen(function* () {
-        const { agent, api, gateway, repository, want } = yield* makePlant()
-        yield* gateway.awaitPhase("running")
-        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
-        const first = yield* repository.commit({ files: config("one") })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+        const { api, first, gateway, repository, want } = yield* makeOwing()
         yield* gateway.faults.clear
         yield* gateway.faults.inject({ route: "POST /data/api/v1/scan-lock/projects", failure: status(code) })
         yield* want(yield* repository.commit({ files: view("two") }))
@@ -89,13 +102,7 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
     test(
       `that owes a scan makes it though the ${name}, and says what keeps it from that`,
       Effect.gen(function* () {
-        const { agent, api, gateway, repository, want } = yield* makePlant()
-        yield* gateway.awaitPhase("running")
-        yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
-        const first = yield* repository.commit({ files: config("one") })
-        yield* want(first)
-        yield* Layer.build(agent)
-        yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+        const { api, first, gateway, want } = yield* makeOwing()
         yield* name === "metadata is gone"
           ? SubscriptionRef.set(api.metadata, undefined)
           : want(first, {}, { profiles: {} })
@@ -154,12 +161,7 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
   test(
     "that owes a scan counts in a dry run all the same",
     Effect.gen(function* () {
-      const { agent, api, gateway, repository, want } = yield* makePlant()
-      yield* gateway.awaitPhase("running")
-      yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
-      yield* want(yield* repository.commit({ files: config("one") }))
-      yield* Layer.build(agent)
-      yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+      const { api, gateway, repository, want } = yield* makeOwing()
       yield* want(yield* repository.commit({ files: config("two") }), { dryRun: true })
       const report = yield* api.awaitReport(({ dryRun }) => dryRun === true)
       assert.strictEqual(report.dryRunDiffModified, 1)
@@ -173,13 +175,7 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
   test(
     "that owes a scan makes none while it is paused",
     Effect.gen(function* () {
-      const { agent, api, gateway, repository, want } = yield* makePlant()
-      yield* gateway.awaitPhase("running")
-      yield* gateway.faults.inject({ route: "POST /data/api/v1/scan/config", failure: status(500) })
-      const first = yield* repository.commit({ files: config("one") })
-      yield* want(first)
-      yield* Layer.build(agent)
-      yield* api.awaitReport(({ errorMessage }) => /scan\/config/.test(errorMessage ?? ""))
+      const { api, first, gateway, want } = yield* makeOwing()
       yield* gateway.faults.clear
       // When the second has been answered, all that follows from the first is over.
       for (const syncPeriod of [5, 6]) {
@@ -193,6 +189,3 @@ layer(services, { excludeTestServices: true })("An agent", (it) => {
     })
   )
 })
-
-const textsOf = (model: Parameters<typeof filesOf>[0]) =>
-  new Set([...filesOf(model)].flatMap(([path, { text }]) => (path.endsWith("/view.json") ? [text] : [])))

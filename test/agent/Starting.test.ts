@@ -2,14 +2,8 @@
 import { assert, layer } from "@effect/vitest"
 import { Clock, Effect, Layer, Ref, type Scope } from "effect"
 import { VolumeError } from "../../src/agent/Volume.ts"
-import { filesOf } from "../../src/sandbox/gateway/GatewayModel.ts"
 import { makeClock } from "./Clocks.ts"
-import { hooked, makePlant, services, silent, synced, until, view, viewFile } from "./Plant.ts"
-
-const views = (text: string) => ({
-  ...view(text),
-  ...Object.fromEntries(Object.entries(view(text)).map(([path, content]) => [path.replace("/main/", "/aaa/"), content]))
-})
+import { hooked, makePlant, services, silent, synced, until, view, viewFile, views, viewTexts } from "./Plant.ts"
 
 layer(services, { excludeTestServices: true })("Beside a gateway that starts", (it) => {
   const test = (name: string, body: Effect.Effect<void, unknown, Layer.Success<typeof services> | Scope.Scope>) =>
@@ -42,8 +36,7 @@ layer(services, { excludeTestServices: true })("Beside a gateway that starts", (
       assert.include(report.errorMessage, `files of two commits: ${second.slice(0, 7)} waits until it runs`)
       yield* api.awaitReport(synced(second))
       for (const { model } of yield* gateway.history) {
-        const texts = [...filesOf(model)].flatMap(([path, { text }]) => (path.endsWith("/view.json") ? [text] : []))
-        assert.isAtMost(new Set(texts).size, 1, texts.join())
+        assert.isAtMost(viewTexts(model).size, 1, [...viewTexts(model)].join())
       }
       assert.deepStrictEqual((yield* gateway.counters).unlockedWrites, [])
     })
